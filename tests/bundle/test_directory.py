@@ -219,7 +219,7 @@ def rename(name):
         (append("bundle.json"), "bundle.json is damaged: line "),
         (lambda folder: (folder / "bundle.json").write_text("[1]"), "bundle.json is damaged"),
         (lambda folder: (folder / "bundle.json").write_bytes(b"\xff"), "bundle.json is damaged"),
-        (edit(format=2), "is a bundle of format 2, this version reads 1"),
+        (edit(format=2), "is a bundle of format 2, but this version reads 1"),
         (edit(without="classes"), "'classes' is missing: export it again"),
         (edit(classes=[]), "classes must be a list of text, not empty, got []: export"),
         (edit(image_size="8"), "image_size must be an integer from 1 to 65,536, got '8'"),
@@ -228,7 +228,7 @@ def rename(name):
             "resize.crop_fraction must be",
         ),
         (edit(sha256={"../model.onnx": "0"}, model="../model.onnx"), "files inside the bundle"),
-        (edit(model="other.onnx"), "sha256 must have the model"),
+        (edit(model="other.onnx"), "sha256 must list the model"),
         (edit(config={"train": {"steps": "many"}}), "its config cannot be read"),
         (edit(sample="sample.png"), "sample must be a mapping or null, got 'sample.png'"),
         (

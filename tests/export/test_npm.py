@@ -78,7 +78,8 @@ def test_without_npm_or_without_a_network(programs, tmp_path):
         npm.fetch([PACKAGE], cache=tmp_path / "cache")
     write_npm(programs, "echo 'network request failed' >&2; exit 1")
     message = (
-        rf"cannot download @scope/tool@1\.2\.3: network request failed\nWhere it can, run {COMMAND}"
+        r"cannot download @scope/tool@1\.2\.3: network request failed\n"
+        rf"On a machine where it can, run {COMMAND}"
     )
     with pytest.raises(RunError, match=message):
         npm.fetch([PACKAGE], cache=tmp_path / "cache")

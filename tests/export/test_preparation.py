@@ -141,7 +141,7 @@ def test_a_bundle_of_it_is_evaluated_as_the_run_is(run, bundle, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--resize-inside=7"], "--resize-inside must be from 8 to 32 pixels, one to 4 times 8"),
+        (["--resize-inside=7"], "--resize-inside must be from 8 to 32 pixels, 1 to 4 times the 8"),
         (["--resize-inside=33"], "--resize-inside must be from 8 to 32 pixels"),
         (["--resize-inside=-1"], "--resize-inside must be at least 0, got -1"),
         (["--format=safetensors,tflite", "--rgb"], "--rgb changes a graph, and safetensors has"),

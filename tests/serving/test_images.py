@@ -227,8 +227,8 @@ def test_what_cannot_be_cut_is_refused():
     fusion = bundle()
     fusion.encoder = types.SimpleNamespace(names=("age", "site"))
     for images, model, options, kind, message in (
-        ([encoded()], fusion, {}, Refused, "this one takes age, site too"),
-        ([encoded()] * 2, None, {}, Refused, "send one image a request: it holds 2"),
+        ([encoded()], fusion, {}, Refused, "this one takes age, site"),
+        ([encoded()] * 2, None, {}, Refused, "send one image per request: this one has 2"),
         ([encoded()[:-40]], None, {}, Refused, "it cannot be decoded"),
         ([b"%PDF-1.7"], None, {}, Unreadable, "not an image of a known format"),
         ([encoded()], None, {"max_tiles": 5}, TooLarge, "make 6 tiles of 8, at most 5"),

@@ -48,7 +48,7 @@ def test_unloading_answers_what_has_begun_and_lasts(put, tmp_path):
         await repository.unload("digits", "1")
         await repository.unload("digits", "2")
         assert not repository.ready and repository.states()["digits"]["serving"] == ""
-        with pytest.raises(Unavailable, match="no version that is loaded"):
+        with pytest.raises(Unavailable, match="has no loaded version"):
             repository.pick("digits")
 
     serve(tmp_path, scenario)
@@ -64,7 +64,7 @@ def test_rolling_back_gives_the_requests_to_the_version_before(put, tmp_path):
             "rolled_back"
         ] == ["3"]
         assert await repository.roll_back("digits") == "1" == repository.pick("digits")[0].name
-        with pytest.raises(Refused, match="no version before 1"):
+        with pytest.raises(Refused, match="no loaded version before 1"):
             await repository.roll_back("digits")
         put("digits/4")  # a newer one has not been rolled back
         await until(lambda: repository.pick("digits")[0].name == "4")

@@ -200,7 +200,7 @@ def test_no_rule_applies_to_an_image_that_is_cut(ask):
     for wish in ("threshold=0.5", "coverage=0.9", "rule", "none", "often"):
         status, answer = ask("POST", f"/classify/precise?tiles=8&unsure={wish}", data)
         assert status == 400
-        assert answer["error"] == "unsure is for images that are not cut: leave it or tiles out"
+        assert answer["error"] == "unsure is for images that are not cut: leave out unsure or tiles"
 
 
 def test_v2_and_grpc_have_no_rule_for_an_image_that_is_cut(live):

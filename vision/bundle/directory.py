@@ -345,7 +345,7 @@ def read_manifest(directory: pathlib.Path | str) -> Manifest:
     version = contents["format"]
     if version != FORMAT:
         raise UserError(
-            f"{directory} is a bundle of format {version}, this version reads {FORMAT}: "
+            f"{directory} is a bundle of format {version}, but this version reads {FORMAT}: "
             f"{EXPORT_AGAIN}, or update"
         )
     check(contents, SCHEMA, file, EXPORT_AGAIN)
@@ -357,9 +357,9 @@ def read_manifest(directory: pathlib.Path | str) -> Manifest:
             reason = "sample must name one of its files, with a number for each class"
             raise damaged(file, reason, EXPORT_AGAIN)
     if contents["model"] not in contents["sha256"]:
-        raise damaged(file, "sha256 must have the model", EXPORT_AGAIN)
+        raise damaged(file, "sha256 must list the model", EXPORT_AGAIN)
     if contents.get("splits") and FILE not in contents["sha256"]:
-        raise damaged(file, f"sha256 must have {FILE}, which splits describes", EXPORT_AGAIN)
+        raise damaged(file, f"sha256 must list {FILE}, which splits describes", EXPORT_AGAIN)
     outside = [name for name in contents["sha256"] if _leads_out(name)]
     if outside:
         reason = f"sha256 must name files inside the bundle, got {shown(outside[0])}"

@@ -119,7 +119,7 @@ def _run_npm(packages, directory):
     if missing:
         raise RunError(
             f"npm cannot download {_spec(missing[0])}: {' '.join(reason.split())[:LONGEST_REASON]}"
-            f"\nWhere it can, run {_command(packages)}, and give --web-packages FOLDER"
+            f"\nOn a machine where it can, run {_command(packages)}, and give --web-packages FOLDER"
         )
 
 

@@ -177,7 +177,7 @@ def _without_faulty_pass():
     sound = tuple(item for item in passes if item.name != FAULTY_PASS)
     if len(sound) + 1 != len(passes):
         raise UserError(
-            "exporting needs jax2onnx 0.17.1, whose faults are known: ./scripts/setup export"
+            "exporting needs jax2onnx 0.17.1, the tested version: ./scripts/setup export"
         )
     ir_optimizations._OPTIMIZER_PASSES = sound
     try:
@@ -221,7 +221,7 @@ def _fold(model, path):
         if disk.refusal(error) or "erializ" in str(error) or "pars" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise UserError(
-            f"ONNX Runtime cannot read what jax2onnx has made of this model: {first_line(error)}"
+            f"ONNX Runtime cannot read what jax2onnx made of this model: {first_line(error)}"
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -44,8 +44,8 @@ def prepared_inside(program: Program, rgb: bool = False, side: int = 0) -> Progr
         shorter = int(program.image_size / program.resize["crop_fraction"])
         largest = LARGEST_SHRINKAGE * shorter
         rule = (
-            f"from {shorter} to {largest} pixels, one to {LARGEST_SHRINKAGE} times {shorter}, "
-            "which this model's images are resized to before they are cropped"
+            f"from {shorter} to {largest} pixels, 1 to {LARGEST_SHRINKAGE} times the {shorter} "
+            "that this model's images are resized to before they are cropped"
         )
         check_range("--resize-inside", side, shorter <= side <= largest, rule)
         program = _around(program, resizing(program, side), image_size=side)

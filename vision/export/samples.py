@@ -148,8 +148,8 @@ def open_samples(
             raise
         report(f"the run's images cannot be opened: {error}")
     report(
-        "comparing on random images, and without statistics of the training data: "
-        "give real ones with --data SOURCE"
+        "comparing on random images, without statistics of the training data: "
+        "give real images with --data SOURCE"
     )
     shape = (COMPARISON_IMAGES, program.image_size, program.image_size, program.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)

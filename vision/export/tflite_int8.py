@@ -36,8 +36,8 @@ def quantize(
     """
     if len(images) < MIN_IMAGES:
         raise UserError(
-            f"{len(images)} images are too few to calibrate with: give {MIN_IMAGES} or more, "
-            "better 200"
+            f"{len(images)} images are too few to calibrate with: give at least {MIN_IMAGES}, "
+            "preferably 200"
         )
     require("int8 in TFLite", "export", only=("ai-edge-litert",))
     # TensorFlow's calibrator: LiteRT has its engine without a Python wrapper of its own

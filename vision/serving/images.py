@@ -136,9 +136,9 @@ class Decoder:
         """
         if bundle.encoder is not None:
             names = ", ".join(bundle.encoder.names)
-            raise Refused(f"tiles are for models of images alone, and this one takes {names} too")
+            raise Refused(f"tiles are for models that take only images, but this one takes {names}")
         if len(images) != 1:
-            raise Refused(f"with tiles, send one image a request: it holds {len(images)}")
+            raise Refused(f"with tiles, send one image per request: this one has {len(images)}")
         try:
             check_normal(tiling, bundle.classes)
         except UserError as error:
@@ -166,8 +166,8 @@ class Decoder:
         seconds = self._waiting * self._seconds / self._threads
         if self._waiting and self._waiting + count > limit:
             raise TooMany(
-                f"{self._waiting} images are waiting to be decoded, of at most {limit}: try again "
-                "later",
+                f"{self._waiting} images are waiting to be decoded (at most {limit} may): try "
+                "again later",
                 max(seconds, 0.01),
             )
         if seconds > self._settings.timeout:

@@ -37,7 +37,7 @@ class BodyBudget:
             received: bytes of the request's body that have arrived.
         """
         if self.used > BODIES * self._max_body and received > SMALL:
-            raise TooMany("too many large requests at a time: try again later", 1.0)
+            raise TooMany("too many large requests at once: try again later", 1.0)
 
     def release(self, count: int) -> None:
         """Subtracts the bytes of a request that has been answered."""

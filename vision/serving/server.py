@@ -163,8 +163,8 @@ async def _wait_for_links(settings, stop):
         if time.monotonic() >= deadline:
             raise UserError(
                 f"--models: {reason}, even after {settings.start_timeout:g} seconds. If another "
-                "container holds the models: does it run, as the same user, and does the pod share "
-                "its process namespace?"
+                "container holds the models, check that it is running, as the same user, and that "
+                "the pod shares its process namespace"
             )
         if reason != shown:
             log.info("waiting for the models: %s", reason)

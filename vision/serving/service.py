@@ -43,13 +43,13 @@ def with_cells(images: np.ndarray, cells: Mapping[str, list[Any]], bundle: Bundl
     names = bundle.encoder.names if bundle.encoder else ()
     surplus = [name for name in cells if name not in names]
     if surplus:
-        takes = ", ".join(names) or "images alone"
+        takes = ", ".join(names) or "only images"
         raise Refused(f"the model has no input {quote(surplus[0])}: it takes {takes}")
     missing = [name for name in names if name not in cells]
     if missing:
         raise Refused(
-            f"the model takes {', '.join(names)} beside the image: input {quote(missing[0])} is "
-            "missing. Send it by the protocol V2, null where it has no value"
+            f"the model takes {', '.join(names)} besides the image: input {quote(missing[0])} is "
+            "missing. Send it with protocol V2, as null if it has no value"
         )
     for name, values in cells.items():
         if len(values) != len(images):
@@ -154,7 +154,7 @@ class Service:
     async def _prepare(self, bundle: Bundle, request: Request) -> _Prepared:
         if request.tiling is not None:
             if request.cells:
-                raise Refused("tiles are for models of images alone: send no other inputs")
+                raise Refused("tiles are for models that take only images: send no other inputs")
             cut = await self._decoder.cut(request.images, bundle, request.tiling, self._describe)
             return _Prepared(cut.tiles, cut.looks, cut.grid)
         looks = None

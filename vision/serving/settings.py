@@ -274,7 +274,7 @@ def _check_queue(settings):
 
 def _check_kept(settings):
     if settings.keep_images and not settings.prediction_log:
-        raise UserError("--keep-images needs --prediction-log DIR, beside which they are kept")
+        raise UserError("--keep-images needs --prediction-log DIR, next to which images are kept")
 
 
 def _check_tls(settings):

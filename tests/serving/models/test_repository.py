@@ -192,7 +192,7 @@ def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, 
     [
         ({"format": 99}, "format 99"),
         ({"classes": 3}, "classes must be a list of text"),
-        ({"sha256": {"../../secret": "0"}}, "sha256 must have the model"),
+        ({"sha256": {"../../secret": "0"}}, "sha256 must list the model"),
         (
             {"sample": {"file": "sample.png", "probabilities": [1.0] + [0.0] * 9}},
             "sample must name one of its files",
@@ -255,7 +255,7 @@ def test_traffic_is_followed_and_a_bad_file_changes_nothing(put, tmp_path):
         await until(lambda: picked(repository) == ["2", None])
         assert (
             repository.states()["digits"]["reason"]
-            == "traffic.json names 7, which no directory has"
+            == "traffic.json names 7, but there is no such directory"
         )
         file.unlink()
         await until(lambda: picked(repository) == ["3", None])
@@ -280,7 +280,7 @@ def test_links_and_odd_names_lead_nowhere(put, tmp_path):
         assert repository.models() == {"digits": ["1", "2"]}
         for name, model in (("9", "digits"), ("8", "digits"), ("9", "cats")):
             assert state(repository, name, model)["state"] == "refused", name
-            assert "outside of the models' directory" in state(repository, name, model)["reason"]
+            assert "outside the models' directory" in state(repository, name, model)["reason"]
         assert repository.states().keys() == {"digits", "cats"}
 
     serve(root, scenario)
@@ -320,7 +320,7 @@ def test_what_is_left_out_is_said_once(put, tmp_path, caplog):
     async def scenario(repository):
         await scans(repository)
         assert repository.models() == {"digits": ["1"]} and len(repository.left_out) == 3
-        for said in ("'digits/b (new)' is left out", "'my model' is left out", "move it to flat/1"):
+        for said in ("'digits/b (new)' is ignored", "'my model' is ignored", "move it to flat/1"):
             assert caplog.text.count(said) == 1
 
     serve(tmp_path, scenario)

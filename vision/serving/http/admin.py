@@ -106,7 +106,7 @@ async def _unknown_route(request: Request, error: Exception) -> JSONResponse:
     """Returns the response to an unknown path or method."""
     assert isinstance(error, HTTPException)
     return JSONResponse(
-        {"error": f"this port has only {ROUTES}"}, error.status_code, headers=error.headers
+        {"error": f"this port serves only {ROUTES}"}, error.status_code, headers=error.headers
     )
 
 

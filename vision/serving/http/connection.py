@@ -13,7 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD = 65_536  # bytes of a request's line and headers
-TOO_LARGE = f"headers, trailers and chunk extensions may have {MAX_HEAD:,} bytes"
+TOO_LARGE = f"headers, trailers and chunk extensions may have at most {MAX_HEAD:,} bytes"
 MAX_BEHIND = 16  # requests that may wait for the response to the one before them
 
 
@@ -119,7 +119,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._full:
             # ends the parsing of what has been read
-            raise httptools.HttpParserError("there are too many requests")
+            raise httptools.HttpParserError("too many requests are waiting")
         super().on_message_begin()
         self._in_head = True
         self._await_head()
@@ -191,7 +191,7 @@ class Connection(HttpToolsProtocol):
             raise httptools.HttpParserError("CONNECT is for proxies")
         names = [name for name, _ in self.headers]
         if names.count(b"host") > 1:
-            raise httptools.HttpParserError("there are several hosts")
+            raise httptools.HttpParserError("there are several Host headers")
         codings = [
             value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"
         ]

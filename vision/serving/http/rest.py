@@ -184,7 +184,7 @@ class _Routes:
         with_map = _boolean(query, "map")
         tiling = tiling_from(_tiling_values(query))
         if tiling is not None and with_heat:
-            raise Refused("heatmap is for images that are not cut: leave it or tiles out")
+            raise Refused("heatmap is for images that are not cut: leave out heatmap or tiles")
         if with_map and tiling is None:
             raise Refused("map needs tiles, the side of a tile in pixels")
         body = await request.body()

@@ -185,7 +185,7 @@ class Batcher:
             if self._waiting + count > limit:
                 seconds = max(self._waiting * self._per_image, self._per_run, 0.01)
                 raise TooMany(
-                    f"{self._waiting} images are waiting, of at most {limit}: try again later",
+                    f"{self._waiting} images are waiting (at most {limit} may): try again later",
                     seconds,
                 )
             if (self._waiting + count) * self._per_image > DOUBT * self._settings.timeout:

@@ -113,7 +113,7 @@ class Repository:
                     )
                 self._unreadable = error.strerror
             except Exception:
-                log.exception("the models' directory cannot be followed")
+                log.exception("the models' directory could not be scanned")
             await asyncio.sleep(self._settings.poll)
 
     def drain(self) -> None:
@@ -197,7 +197,7 @@ class Repository:
             folders, _ = await self._loader.scan()
             folder = folders.get(model, MISSING).versions.get(version)
             if folder is None:
-                raise NotFound(f"there is no version {version[:64]!r} of a model {model[:64]!r}")
+                raise NotFound(f"there is no version {version[:64]!r} of model {model[:64]!r}")
             model_state = self._models.setdefault(model, ModelState())
             state = model_state.versions.setdefault(version, VersionState())
             state.unloaded_by_operator = False
@@ -246,7 +246,7 @@ class Repository:
         current = state.traffic.serving(state.eligible())[-1]
         limit = traffic.order(current)
         if not any(traffic.order(name) < limit for name in state.eligible()):
-            raise Refused(f"model {model} has no version before {current} that is loaded")
+            raise Refused(f"model {model} has no loaded version before {current}")
         state.rolled_back |= {name for name in state.loaded() if traffic.order(name) >= limit}
         log.info("%s %s: rolled back", model, current)
         return self.get(model).name
@@ -260,7 +260,7 @@ class Repository:
     def _find_loaded(self, model, version):
         state = self._find(model).versions.get(version)
         if state is None or not (state.loaded or state.state in (LOADING, WAITING)):
-            raise NotFound(f"model {model} has no version {version[:64]!r} that is loaded")
+            raise NotFound(f"model {model} has no loaded version {version[:64]!r}")
         if not state.loaded:
             raise Unavailable(
                 f"version {version} of {model} is not loaded yet: try again later",
@@ -270,7 +270,7 @@ class Repository:
 
     def _nothing_loaded(self, model):
         return Unavailable(
-            f"model {model} has no version that is loaded: try again later", self._settings.poll
+            f"model {model} has no loaded version: try again later", self._settings.poll
         )
 
     def _check_open(self):

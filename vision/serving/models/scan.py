@@ -86,8 +86,8 @@ def _subfolders(directory, prefix, left_out):
             folders.append(directory / entry.name)
         else:
             left_out.append(
-                f"{ascii(prefix + entry.name)} is left out: a name may have ASCII letters, digits, "
-                "dots, dashes and underscores"
+                f"{ascii(prefix + entry.name)} is ignored: a name may have only ASCII letters, "
+                "digits, dots, dashes and underscores"
             )
     return folders
 
@@ -109,7 +109,7 @@ def _scan_version(path, root):
         or links.leads_elsewhere(path)
         or links.leads_elsewhere(path.parent)
     ):
-        return VersionFolder((), fault="it is a link to a place outside of the models' directory")
+        return VersionFolder((), fault="it is a link to a place outside the models' directory")
     entries = []
     for folder, _, names in os.walk(path):
         for name in names:

@@ -85,7 +85,7 @@ class ModelState:
         missing = [version for version in named if version not in self.versions]
         if not missing:
             return ""
-        return f"{FILE} names {', '.join(missing)}, which no directory has"
+        return f"{FILE} names {', '.join(missing)}, but there is no such directory"
 
     def describe(self) -> dict[str, Any]:
         """Returns what operators see; see `vision.serving.models.repository.Repository.states`."""

@@ -80,9 +80,9 @@ def _reason(text, position):
     if text.startswith(("http://", "https://", "file:", "s3:", "gs:")):
         return "it is an address, and the server fetches nothing: send the image itself"
     if text.startswith(("b'", 'b"')):
-        return "it is a text of Python's bytes: send base64.b64encode(data).decode()"
+        return "it is the text form of Python bytes: send base64.b64encode(data).decode()"
     if text[position] == "=":
-        return "it goes on after its padding: send each image as a string of its own"
+        return "it continues after its padding: send each image as a string of its own"
     if re.fullmatch(r"[^\n]{1,255}\.[A-Za-z]{3,4}", text):
         return "it is the name of a file: send the file's content"
     return f"character {position:,} is {ascii(text[position])}"

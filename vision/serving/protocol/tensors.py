@@ -158,7 +158,7 @@ def unpack_bytes(data: bytes | memoryview, count: int) -> list[bytes]:
         texts.append(bytes(data[start + 4 : start + 4 + size]))
         start += 4 + size
     if start != len(data) or len(texts) != count:
-        raise Refused(f"the BYTES tensor must have {count} texts, each after its length as 4 bytes")
+        raise Refused(f"the BYTES tensor must have {count} texts, each after its length in 4 bytes")
     return texts
 
 
@@ -191,7 +191,7 @@ def _pixels(tensor):
         data, shape = bytes_of_lists(data)
         if len(shape) > 1 and shape != tensor.shape:
             raise Refused(
-                f"input 'images' has lists of the shape {shape}, but its shape is {tensor.shape}"
+                f"the lists of input 'images' have shape {shape}, but it declares {tensor.shape}"
             )
     if len(data) != count:
         raise Refused(f"input 'images' has {len(data)} numbers, but its shape needs {count}")

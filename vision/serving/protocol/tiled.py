@@ -55,7 +55,7 @@ def tiling_from(parameters: Mapping[str, Any]) -> Tiling | None:
 def refuse_tiles(parameters: Mapping[str, Any]) -> None:
     """Raises `Refused` if parameters cut an image where that is not possible."""
     if any(key in parameters for key in KEYS):
-        raise Refused("tiles are for the protocol V2 and /classify: use one of them")
+        raise Refused("tiles are for protocol V2 and /classify: use one of them")
 
 
 def array_of(answer: Answer, tiled: TiledPrediction, name: str, top_k: int) -> np.ndarray:

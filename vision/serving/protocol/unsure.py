@@ -40,7 +40,7 @@ def rule_of(bundle: Bundle, text: str, is_cut: bool = False) -> Rule | None:
         Refused: the parameter is wrong, or the bundle cannot promise that, or the image is cut.
     """
     if is_cut and text:
-        raise Refused(f"{PARAMETER} is for images that are not cut: leave it or tiles out")
+        raise Refused(f"{PARAMETER} is for images that are not cut: leave out {PARAMETER} or tiles")
     if is_cut or text == NONE:
         return None
     if text in ("", OWN):
