@@ -160,7 +160,7 @@ def test_a_layer_of_low_scores_keeps_its_floor(monkeypatch):
 
 def test_a_model_without_batch_norm_has_no_scales():
     classifier, arrays, groups = channels("vit")
-    with pytest.raises(UserError, match="no more than 0.0%"):
+    with pytest.raises(UserError, match="at most 0.0%"):
         cut.prune(classifier, groups, importance.bn(groups, arrays), Goal(0.1))
 
 

@@ -212,7 +212,7 @@ def test_what_cannot_be_quantized_is_refused_in_a_line(digits, tmp_path):
     path = write_classifier(tmp_path / "model.onnx", *digits["train"])
     images = digits["train"][0]
     with pytest.raises(
-        UserError, match="^0 images to calibrate with are too few: give at least 16$"
+        UserError, match="^0 images are too few to calibrate with: give at least 16$"
     ):
         int8.CalibratedModel(path, images[:0])
     with pytest.raises(UserError, match="'minmix' is unknown .did you mean 'minmax'"):

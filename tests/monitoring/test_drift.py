@@ -93,7 +93,7 @@ def test_a_log_of_another_model(drifted, command, watched, tmp_path):
         tmp_path / "other", model={"batch": "N"}, reference=read_manifest(watched[0]).reference
     )
     message = error_of(command(bundle=other))
-    assert "has no rows of the model" in message and "but of pets/3" in message
+    assert "has no rows of the model" in message and "only of pets/3" in message
 
 
 def test_an_error_leaves_what_was_there(drifted, command, tmp_path):

@@ -96,7 +96,7 @@ def test_labels_of_none_of_the_requests(file, writer, tmp_path):
     writing.put(photos(2, 5), START + np.arange(2))
     writing.close()
     own = read_labels(file("id,label\nx1,cat\nx2,dog\n"))
-    with pytest.raises(UserError, match="none of 2 labels is of a request in --log .*'x1'"):
+    with pytest.raises(UserError, match="none of 2 labels belongs to a request in --log .*'x1'"):
         list(join(open_log(tmp_path / "log"), own))
 
 

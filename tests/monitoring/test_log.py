@@ -92,7 +92,7 @@ def write_file(path, arrow_schema):
     "metadata, message",
     [
         ({}, "it is not a prediction log"),
-        ({"vision_predictions": "1", "sketch": "sign/16/1"}, "format 1, and this version reads 2"),
+        ({"vision_predictions": "1", "sketch": "sign/16/1"}, "format 1, but this version reads 2"),
         ({"vision_predictions": "2", "sketch": "sign/8/1"}, "sketches are of kind sign/8/1"),
     ],
     ids=["foreign", "older", "other sketches"],
@@ -147,5 +147,5 @@ def test_a_class_that_the_bundle_has_not(writer, watched, tmp_path):
     writing.put(photos(2, 5), [START, START])
     writing.close()
     selector = Selector(watched[1].fingerprint, ("something else",))
-    with pytest.raises(UserError, match="bundle.json has not"):
+    with pytest.raises(UserError, match="bundle.json does not"):
         [selector.select(batch) for batch in open_log(tmp_path / "log").batches(COLUMNS)]

@@ -96,7 +96,7 @@ def test_labels_by_the_clients_identifiers_show_the_decay(bundle, served, tmp_pa
     argv += ["--window=200", f"--out={tmp_path / 'out'}", "--strict"]
     done = subprocess.run([*COMMAND, *argv], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 1 and "quality has decayed: pets/1 accuracy" in done.stderr
-    assert "400 labels, 0 of them of requests that are not in the log" in done.stdout
+    assert "400 labels, 0 of them for requests that are not in the log" in done.stdout
     record = json.loads((tmp_path / "out" / "quality.json").read_text())
     first, second = record["versions"][0]["windows"]
     assert not first["alarm"] and first["accuracy"]["value"] == pytest.approx(0.95, abs=0.05)

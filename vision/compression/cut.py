@@ -167,9 +167,9 @@ def _search(scores, measure, goal):
     kept, result = apply(np.inf)
     if result["share"] > 1 - goal.ratio:
         raise UserError(
-            f"--ratio = {goal.ratio:g}: no more than {max(0, 1 - result['share']):.1%} of the "
-            f"{goal.target} can go by this importance without emptying a layer, of which "
-            f"{goal.floor:.0%} stay: choose a lower --ratio or --floor, or another --importance"
+            f"--ratio = {goal.ratio:g}: this importance can remove at most "
+            f"{max(0, 1 - result['share']):.1%} of the {goal.target} without emptying a layer, of "
+            f"which {goal.floor:.0%} stay: lower --ratio or --floor, or change --importance"
         )
     finite = [score[np.isfinite(score)] for score in scores]
     thresholds = np.unique(np.concatenate([np.zeros(0), *finite]))

@@ -127,7 +127,7 @@ class CalibratedModel:
         check_range("weight_bits", weight_bits, weight_bits in (0, 7, 8), "0, 7 or 8")
         if len(images) < MIN_IMAGES:
             raise UserError(
-                f"{len(images)} images to calibrate with are too few: give at least {MIN_IMAGES}"
+                f"{len(images)} images are too few to calibrate with: give at least {MIN_IMAGES}"
             )
         self.weight_bits = weight_bits or (7 if dot_product() == "none" else 8)
         with tempfile.TemporaryDirectory() as folder, _quiet():

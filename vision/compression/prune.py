@@ -135,7 +135,8 @@ def _overrides(config, own):
     for key in changed:
         if key.startswith(FIXED):
             raise UserError(
-                f"--config.{key}: a pruned run has the model of its run, and is trained in full"
+                f"--config.{key} cannot be set: a pruned run keeps its run's model, and is trained "
+                "in full"
             )
     return json.loads(json.dumps(changed))
 

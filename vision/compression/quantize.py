@@ -222,7 +222,7 @@ def _open(model, spec, count, report):
     mesh = parallel.make_mesh()
     split = open_split(model, model.config, mesh, spec)
     for line in split.data.changes.lines():
-        report(f"note: since the training began, {line}")
+        report(f"note: since training began, {line}")
     loaders = split.data.loaders
     if split.name == "all":
         loaders = _thirds(loaders["all"])
@@ -246,7 +246,8 @@ def _thirds(loader):
     parts = np.array_split(np.random.RandomState(0).permutation(len(loader)), 3)
     if not len(parts[-1]):
         raise UserError(
-            f"{len(loader)} images are too few to calibrate, to choose layers and to measure by"
+            f"{len(loader)} images are too few: calibrating, choosing layers and measuring each "
+            "need some"
         )
     return {
         name: loader.part(np.sort(part))

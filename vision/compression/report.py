@@ -146,12 +146,12 @@ def measure(
         with waiting(f"evaluating {model.title}"):
             row, correct, names, opened = _evaluate(model, spec, split)
         for line in opened.data.changes.lines():
-            report(f"note: since the training of {model.title} began, {line}")
+            report(f"note: since training of {model.title} began, {line}")
         first = first or (correct, names)
         if names == first[1]:
             row["change"] = statistics.paired_shares(correct, first[0])
         else:
-            report(f"note: {model.title} is measured on other images than {models[0].title}")
+            report(f"note: {model.title} and {models[0].title} are measured on different images")
         rows.append(row)
     with waiting("measuring the latency"):
         core_count = _time(models, rows)

@@ -155,7 +155,7 @@ def too_few(request: Source, rows: int, others: Mapping[tuple[str, str], int]) -
     names = ", ".join(f"{model}/{version}" for model, version in list(others)[:5])
     if names:
         return UserError(
-            f"--log {request.log} has no rows of the model in --bundle {request.bundle}, but of "
+            f"--log {request.log} has no rows of the model in --bundle {request.bundle}, only of "
             f"{names}: give the bundle that was served"
         )
     return UserError(f"--log {request.log} has no rows: has the server answered anything?")

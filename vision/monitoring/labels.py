@@ -123,9 +123,9 @@ class Labels:
         if len(self) and not self.is_matched.any():
             example = self.keys[0].as_py().rpartition("/")[0]
             raise UserError(
-                f"{self.source}: none of {len(self):,} labels is of a request in --log "
-                f"{log.directory}, beginning with {shown(example)}: id must be the request's "
-                "identifier, as the log's column id has it"
+                f"{self.source}: none of {len(self):,} labels belongs to a request in --log "
+                f"{log.directory}, starting with {shown(example)}: id must be the request's "
+                "identifier, as in the log's column id"
             )
 
 
@@ -172,7 +172,7 @@ def read_labels(
         try:
             check_known(_names(table), names, f"{file}, column label")
         except UserError as error:
-            hint = "" if new_classes is None else "; --new-classes names those of the future"
+            hint = "" if new_classes is None else "; name new ones with --new-classes"
             raise UserError(f"{error}{hint}") from None
     joined = pyarrow.concat_tables([table for _, table in tables]).combine_chunks()
     if not len(joined):

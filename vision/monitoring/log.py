@@ -154,7 +154,7 @@ def _why_not(contents, arrow):
     if not version:
         return "it is not a prediction log"
     if version != FORMAT:
-        return f"it is of format {version}, and this version reads {FORMAT}"
+        return f"it is of format {version}, but this version reads {FORMAT}"
     kind = metadata.get(SKETCH_KEY.encode(), b"").decode(errors="replace")
     if kind != SKETCH:
         return f"its sketches are of kind {kind}, and this version's of kind {SKETCH}"

@@ -128,7 +128,7 @@ class Selector:
         if (classes < 0).any():
             name = columns["class"][int(rows[classes.argmin()])].as_py()
             raise UserError(
-                f"the log has a class {name!r} of the bundle's model, but bundle.json has not: was "
+                f"the log has class {name!r} for the bundle's model, but bundle.json does not: was "
                 "it changed? Give the bundle that was served"
             )
         return Rows(

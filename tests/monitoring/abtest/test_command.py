@@ -188,7 +188,7 @@ def test_labels_of_unknown_requests(split, command, tmp_path):
     assert "none of 6,000 labels" in error_of(command(f"--labels={tmp_path / 'labels.csv'}"))
     (tmp_path / "table.csv").write_text("id,latency\nx1,5\n")
     flags = (f"--table={tmp_path / 'table.csv'}", "--measure=latency", "--effect=-1")
-    assert "none of 1 rows is of a request" in error_of(command(*flags))
+    assert "none of 1 rows belongs to a request" in error_of(command(*flags))
     other = ["Katze" if name == "cat" else "Hund" for name in truth]
     ab_logs.write_labels(tmp_path / "labels.csv", columns["id"], columns["image"], other)
     message = error_of(command(f"--labels={tmp_path / 'labels.csv'}"))
@@ -198,8 +198,8 @@ def test_labels_of_unknown_requests(split, command, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--model=cars"], "has no answers of cars/1, but of pets/"),
-        (["--new=3"], "has no answers of pets/3, but of pets/"),
+        (["--model=cars"], "has no answers of cars/1, only of pets/"),
+        (["--new=3"], "has no answers of pets/3, only of pets/"),
         (["--old=2"], "--old and --new are both 2"),
         (["--since=2031-01-01"], "the window of --since and --until has no answers of pets"),
         (["--until=2025-10-09T08:53:21"], "the window of --since and --until has no answers of"),
@@ -245,7 +245,7 @@ def test_what_is_wrong_keeps_what_was_there(split, command, tmp_path, flags, mes
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("id,latency\nr1,5\nr1,6\n", "has two rows of request 'r1'"),
+        ("id,latency\nr1,5\nr1,6\n", "has two rows for request 'r1'"),
         ("id,latency\nr1,fast\n", "latency must be a number from -1e+50 to 1e+50, got 'fast'"),
         ("id,latency\nr1,inf\n", "latency must be a number from -1e+50 to 1e+50, got 'inf'"),
         ("id,latency\nr1,-1e308\n", "latency must be a number from -1e+50 to 1e+50, got '-1e308'"),
@@ -275,7 +275,7 @@ def test_logs_that_are_wrong(split, command, tmp_path):
     assert "there is no directory" in error_of(command(labels, f"--log={tmp_path / 'no'}"))
     ab_logs.write(tmp_path / "same", few | {"id": ["r1"] * 40})
     message = error_of(command("--measure=confidence", f"--log={tmp_path / 'same'}"))
-    assert "has answers of both" in message
+    assert "has answers from both" in message
 
 
 def test_plans(command):

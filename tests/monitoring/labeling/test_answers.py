@@ -105,8 +105,8 @@ def test_the_halves_of_two_people_add_up(collection, command, tmp_path):
 
     assert "earlier" not in give(dict.fromkeys(paths[:25], "=new"))
     printed = give(dict.fromkeys(paths[20:40], "class 2") | {paths[24]: "=new", paths[0]: ""})
-    assert "40 images labeled" in printed and "; 0 skipped, 0 ambiguous" in printed
-    assert "20 of them are answers of an earlier file; 5 were answered again, 4 of" in printed
+    assert "40 images labeled" in printed and "; left out: 0 skipped, 0 ambiguous" in printed
+    assert "20 of them are answers from an earlier file; 5 were answered again, 4 of" in printed
     source = open_splits(f"csv:{out / 'labeled.csv'}")["all"]
     labels = {key: source.classes[n] for key, n in zip(source.keys(), source.labels, strict=True)}
     assert labels == dict.fromkeys(paths[:20], "=new") | {paths[24]: "=new"} | dict.fromkeys(
@@ -117,7 +117,7 @@ def test_the_halves_of_two_people_add_up(collection, command, tmp_path):
     assert [record[key] for key in ("labeled", "earlier", "replaced", "changed")] == [40, 20, 5, 4]
     (out / "labeled.csv").write_text("path,label\nimages/mine.png,class 1\n")
     errors = error_of(command(f"--labeled={file}"))
-    assert "mine.png, which is not of this collection: move" in errors
+    assert "mine.png, which is not in this collection: move" in errors
 
 
 def test_people_who_disagree(collection, command, tmp_path):
@@ -135,7 +135,7 @@ def test_people_who_disagree(collection, command, tmp_path):
     file.write_text(json.dumps(tasks))
     code, printed, _ = command(f"--labeled={file}")
     assert code == 0 and "2 images labeled" in printed and "36 skipped, 2 ambiguous" in printed
-    assert "1 other images of the file are not of this collection" in printed
+    assert "1 other images in the file are not in this collection" in printed
     rows = {row["path"]: row["label"] for row in table_of(out / "labeled.csv")}
     first, _, third = (task["data"]["path"] for task in tasks[:3])
     assert rows == {first: "class 1", third: "class 3"}
@@ -182,8 +182,8 @@ def test_answers_that_come_while_images_are_chosen_remain(kept, collection, comm
         ("a.csv", "path,label\n", "has no rows"),
         ("a.xml", "<annotations>", "no element found"),
         ("a.xml", "<!DOCTYPE a><annotations/>", "document type declaration"),
-        ("a.xml", "<annotations><track/></annotations>", "not an export 'CVAT for images 1.1'"),
-        ("a.xml", "<annotation/>", "not an export 'CVAT for images 1.1'"),
+        ("a.xml", "<annotations><track/></annotations>", "not a 'CVAT for images 1.1' export"),
+        ("a.xml", "<annotation/>", "not a 'CVAT for images 1.1' export"),
         ("a.json", "[", "line 1, column 2"),
         ("a.json", "{}", "a list"),
         ("a.json", '[{"data": 3}]', "[0].data must be a mapping, got 3"),

@@ -152,7 +152,7 @@ def test_images_that_are_gone_are_counted(kept, command, tmp_path):
     code, printed, _ = command("--window=100", "--count=20")
     assert code == 0 and "210 images kept, 100 deleted since" in printed
     shutil.rmtree(tmp_path / "log" / "_images")
-    assert "all of the 310 images that it has kept are deleted" in error_of(command())
+    assert "all 310 images that it kept have been deleted" in error_of(command())
 
 
 @pytest.mark.parametrize("left", [17, 0])
@@ -168,13 +168,13 @@ def test_images_that_the_server_deletes_meanwhile(kept, command, tmp_path, monke
     monkeypatch.setattr(collecting, "select", slowly)
     code, printed, errors = command("--window=100", "--count=20")
     if not left:
-        assert code == 2 and "all of the 20 chosen images were deleted meanwhile" in errors
+        assert code == 2 and "all 20 chosen images were deleted in the meantime" in errors
         assert not (tmp_path / "out").exists()
         return
-    assert code == 0 and "3 of those chosen were deleted before they were copied" in printed
+    assert code == 0 and "3 of the chosen images were deleted before they were copied" in printed
     assert "17 images of the 20 that were asked for" in printed
     assert len(table_of(tmp_path / "out" / "images.csv")) == 17
-    assert "3 of those chosen" in (tmp_path / "out" / "report.html").read_text()
+    assert "3 of the chosen images" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_nothing_that_is_worth_it(writer, command, tmp_path):

@@ -22,7 +22,7 @@ def record_of(folder):
 def test_what_has_decayed_and_since_when(decayed, command, tmp_path):
     code, printed, errors = command(f"--labels={decayed}", "--window=200", "--strict")
     assert code == 1 and errors.startswith("error: quality has decayed: zoo/3 accuracy, zoo/3 re")
-    assert "1,200 rows of this model, 0 of others; 1,200 labels, 0 of them of requests" in printed
+    assert "1,200 rows of this model, 0 of others; 1,200 labels, 0 of them for requests" in printed
     assert "200 rows, 200 labels: decay" in printed and "CBPE" in printed
     assert "accuracy since 2025-10-09T08:54:40Z: " in printed
     record = record_of(tmp_path)
@@ -127,7 +127,7 @@ def test_answers_that_share_a_label_are_counted(served, command, tmp_path):
     served.close()
     assert set(served.truth) <= set(kept)
     code, printed, _ = command(f"--labels={labels}", "--window=300")
-    assert code == 0 and "100 answers have the label of another answer" in printed
+    assert code == 0 and "100 answers share the label of another answer" in printed
     version = record_of(tmp_path)["versions"][0]
     assert version["labels"] == 300 and version["repeated_labels"] == 100
 
@@ -171,7 +171,7 @@ def test_each_version_has_windows_of_its_own(served, command, tmp_path):
     labels = served.label(more=[["nowhere", 0, "cat"], ["later", 0, ""]])
     code, printed, errors = command(f"--labels={labels}", "--window=300", "--strict")
     assert code == 1 and "zoo/4 accuracy" in errors and "zoo/3" not in errors
-    assert "600 rows of this model, 100 of others; 701 labels, 1 of them of requests" in printed
+    assert "600 rows of this model, 100 of others; 701 labels, 1 of them for requests" in printed
     assert "1 more are empty" in printed
     versions = {v["version"]: v["alarm"] for v in record_of(tmp_path)["versions"]}
     assert versions == {"3": False, "4": True}
@@ -209,7 +209,7 @@ def test_logs_that_are_wrong(served, command, bundle, tmp_path):
     served.put(100, START, fingerprint="another")
     served.close()
     message = error_of(command())
-    assert "has no rows of the model" in message and "but of zoo/3" in message
+    assert "has no rows of the model" in message and "only of zoo/3" in message
     served.put(100, START - 5000)
     served.close()
     assert "100 rows of this model, fewer than a window" in error_of(command("--window=101"))
@@ -228,7 +228,7 @@ def test_labels_that_are_wrong(decayed, command, tmp_path):
     assert "there is no file or folder" in error_of(command(f"--labels={tmp_path / 'no.csv'}"))
     wrong = tmp_path / "wrong.csv"
     for text, message in (
-        ("id,label\nx,cat\n", "none of 1 labels is of a request in --log"),
+        ("id,label\nx,cat\n", "none of 1 labels belongs to a request in --log"),
         ("id,image,label\nr0,0,cta\n", "no class 'cta' (did you mean 'cat'?)"),
         ("id,label\nr0,cat\nr0,dog\n", "has two labels, 'cat' and 'dog'"),
         ("name,label\nr0,cat\n", "has no column 'id'"),
@@ -262,7 +262,7 @@ def test_an_error_leaves_what_was_there(decayed, command, tmp_path):
         ("--out=", "give --out"),
         ("--bundle=", "give --bundle"),
         ("word", "unexpected argument"),
-        ("--listen=9109 --strict", "give one of them"),
+        ("--listen=9109 --strict", "give only one of them"),
         ("--labeled=3", "label"),
     ],
 )

@@ -57,7 +57,7 @@ def test_what_is_missing_or_wrong_is_said_at_once(run, site, tmp_path):
         ({}, ["--errors=nan"], "--errors must be in [0.000001, 1]"),
         ({}, ["--guards=speed"], "--guards = 'speed' is unknown"),
         ({}, ["--guards=accuracy"], "--guards accuracy needs --labels"),
-        ({}, ["--labels=labels"], "--labels are of requests in --log"),
+        ({}, ["--labels=labels"], "--labels needs --log"),
         ({}, [f"--log={tmp_path / 'none'}"], "there is no directory --log"),
         ({}, [f"--log={tmp_path}", f"--labels={tmp_path / 'none'}"], "must be a folder that"),
         ({"server": "http://127.0.0.1:9"}, [], "127.0.0.1:9 cannot be reached: Connection refus"),
@@ -140,7 +140,7 @@ def test_without_traffic_it_gives_up_and_the_same_command_continues(run, site):
     code, out, _ = run("--patience=0.4")
     assert code == 3 and "\ncontinues at 1 % of the traffic" in out
     code, _, err = run("--steps=2,100")
-    assert code == 2 and "is of a rollout of pets from 1 to 2 by 1,5,25,100" in err
+    assert code == 2 and "is a rollout of pets from 1 to 2 by 1,5,25,100" in err
 
 
 def test_a_full_disk_is_not_a_rollback(run, site, monkeypatch):
@@ -195,7 +195,7 @@ def test_a_damaged_state_is_kept(run, site):
     assert code == 2 and "rollout.json" in err and "another --out" in err
     assert (site.out / "rollout.json").read_text() == '{"format": 2, "model": "pets"}'
     (site.out / "rollout.json").write_text('{"format": 9}')
-    assert "is of format 9, this version reads 2" in run()[2]
+    assert "is of format 9, but this version reads 2" in run()[2]
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,7 @@ def test_a_bundle_that_someone_replaced_stops_the_rollout(site):
     manifest = json.loads((site.folder / "2" / "bundle.json").read_text())
     manifest["sha256"]["model.onnx"] = "0" * 64
     (site.folder / "2" / "bundle.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="not what it was when the rollout began"):
+    with pytest.raises(UserError, match="has changed since the rollout began"):
         controller.look()
 
 

@@ -84,4 +84,4 @@ def test_a_servers_clock_that_is_wrong_is_a_doubt_about_its_log(site, monkeypatc
     look(controller)
     ask = server.ask
     monkeypatch.setattr(server, "ask", lambda *a: ask(*a)._replace(clock=-90.0))
-    assert "is -90 s from this machine's" in look(controller)[1]
+    assert "is -90 s off this machine's" in look(controller)[1]

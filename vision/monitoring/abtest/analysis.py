@@ -115,13 +115,13 @@ def _randomized(request, data, report):
     if not units.is_new.any() or units.is_new.all():
         name = f"column {request.unit} of --table" if request.unit else "request's identifier"
         raise UserError(
-            f"nearly every {name} has answers of both {request.old} and {request.new}, so the "
+            f"nearly every {name} has answers from both {request.old} and {request.new}, so the "
             "traffic is not split by it"
         )
     measured = units.measured()
     doubts = checks(request, units, both)
     if not measured.is_new.any() or measured.is_new.all():
-        raise UserError(f"a version has no answer whose {request.measure} is known")
+        raise UserError(f"a version has no answers with a known {request.measure}")
     adjusted = None
     totals = measured.totals
     if data.covariate is not None:
@@ -185,7 +185,7 @@ def _difference_of(request, data, name):
     units, is_binary, _ = _units(request, data, name)
     units = units.measured()
     if not units.is_new.any() or units.is_new.all():
-        raise UserError(f"--guardrail {name}: a version has no answer whose {name} is known")
+        raise UserError(f"--guardrail {name}: a version has no answers with a known {name}")
     return _difference(units, is_binary, request.alpha)
 
 
@@ -204,8 +204,8 @@ def _paired(request, data, pairs, name):
     values = samples.measure(name, data.answers, data.sources, data.log)
     if values.by_request:
         raise UserError(
-            f"{name} is a column of --table, so of the answer that was given: one of "
-            f"{request.old} and {request.new} has only shadow answers, which have none"
+            f"{name} is a column of --table, which describes answers that were sent: one of "
+            f"{request.old} and {request.new} has only shadow answers, which were not"
         )
     old, new, unit = _measured_pairs(data, pairs, values)
     if not len(unit):

@@ -164,7 +164,7 @@ def _check_rows(log, model, versions, seen):
         if (model, version) not in seen:
             others = [f"{name}/{other} ({rows:,})" for (name, other), rows in seen.most_common(5)]
             raise UserError(
-                f"--log {log.directory} has no answers of {model}/{version}, but of "
+                f"--log {log.directory} has no answers of {model}/{version}, only of "
                 f"{', '.join(others)}"
             )
 
@@ -180,6 +180,6 @@ def _check_versions(log, model, versions, answers):
         if len(answers.bundles[place]) > 1:
             raise UserError(
                 f"--log {log.directory}: {model}/{version} was {len(answers.bundles[place])} "
-                f"different bundles, {' and '.join(answers.bundles[place][:2])}: give a window "
-                "with one, by --since and --until"
+                f"different bundles, {' and '.join(answers.bundles[place][:2])}: choose a window "
+                "with only one, with --since and --until"
             )

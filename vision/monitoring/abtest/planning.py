@@ -128,7 +128,7 @@ def _both(reached, share_new, power):
         high *= 2
         if high > MOST_UNITS:
             raise UserError(
-                "so small a difference needs more than a trillion requests: plan larger"
+                "so small a difference needs more than a trillion requests: plan for a larger one"
             )
     low = high / 2
     while high - low > max(0.5, high * 1e-6):

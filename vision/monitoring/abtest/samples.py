@@ -115,13 +115,13 @@ def check_covariate(name: str, judged: Collection[str]) -> None:
     """
     if name in judged:
         raise UserError(
-            f"--covariate {name} is judged as a measure too, so CUPED would take out what the "
-            "version does: give what was certain before the answer"
+            f"--covariate {name} is judged as a measure too, so CUPED would remove the version's "
+            "own effect: give something that was known before the answer"
         )
     if name == ACCURACY or (name in NAMES and name not in appearance.NAMES):
         raise UserError(
-            f"--covariate {name} is part of the answer, which the version decides: give what was "
-            "certain before, such as brightness or a column of --table"
+            f"--covariate {name} is part of the answer, which the version decides: give something "
+            "that was known before, such as brightness or a column of --table"
         )
 
 
@@ -240,8 +240,8 @@ def _is_right(answers, labels, log):
     if not np.isin(truth[is_labeled], predicted).any():
         raise UserError(
             f"{labels.source}: no version has ever answered with a class of the labels, such as "
-            f"{shown(labels.classes[0])}; the answers are {shown(answers.classes[0])}, ...: write "
-            "the labels as the log's column class"
+            f"{shown(labels.classes[0])}; the answers are {shown(answers.classes[0])}, ...: spell "
+            "the labels as in the log's column class"
         )
     return np.where(is_labeled, (truth == predicted).astype(np.float64), np.nan)
 
@@ -251,8 +251,8 @@ def _table_places(answers, table, log):
     places = table.places_of(answers.ids)
     if (places < 0).all():
         raise UserError(
-            f"--table {table.source}: none of {len(table.ids):,} rows is of a request of the two "
-            f"versions in --log {log.directory}, beginning with {shown(table.ids[0].as_py())}"
+            f"--table {table.source}: none of {len(table.ids):,} rows belongs to a request of the "
+            f"two versions in --log {log.directory}, starting with {shown(table.ids[0].as_py())}"
         )
     return places
 

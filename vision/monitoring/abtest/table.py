@@ -60,7 +60,7 @@ def columns_of(path: pathlib.Path) -> list[str]:
     if ID not in names:
         listed = ", ".join(map(shown, names[:10]))
         raise UserError(
-            f"--table {path} has no column 'id', the request's identifier, but {listed}"
+            f"--table {path} has no column 'id', the request's identifier, only {listed}"
         )
     return [name for name in names if name != ID]
 
@@ -117,7 +117,7 @@ def _check_ids(path, ids):
     highest = int(np.argmax(counts.field("counts").to_numpy()))
     name = counts.field("values")[highest].as_py()
     if counts.field("counts")[highest].as_py() > 1:
-        raise UserError(f"--table {path} has two rows of request {shown(name)}: keep one")
+        raise UserError(f"--table {path} has two rows for request {shown(name)}: keep one")
     if "" in ids.to_pylist():
         raise UserError(f"--table {path} has a row without an id")
 

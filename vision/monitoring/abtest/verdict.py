@@ -127,7 +127,7 @@ def decide(evidence: Evidence) -> Verdict:
         return Verdict(
             "continue",
             f"{evidence.progress:.0%} of the planned size is reached, and a test that is not "
-            "sequential decides once, when all of it is.",
+            "sequential decides only once, at the full size.",
         )
     return _by_interval(evidence)
 

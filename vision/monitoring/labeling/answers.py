@@ -167,15 +167,15 @@ def describe(answers: Answers, classes: Sequence[str]) -> list[str]:
     """Returns the answers in a few lines."""
     lines = [
         f"{len(answers.labels):,} images labeled, {answers.confirmed:,} of them as the model said; "
-        f"{answers.skipped:,} skipped, {answers.ambiguous:,} ambiguous, left out"
+        f"left out: {answers.skipped:,} skipped, {answers.ambiguous:,} ambiguous"
     ]
     if answers.earlier or answers.replaced:
         lines.append(
-            f"{answers.earlier:,} of them are answers of an earlier file; {answers.replaced:,} "
+            f"{answers.earlier:,} of them are answers from an earlier file; {answers.replaced:,} "
             f"were answered again, {answers.changed:,} of these with another label"
         )
     if answers.unknown:
-        lines.append(f"{answers.unknown:,} other images of the file are not of this collection")
+        lines.append(f"{answers.unknown:,} other images in the file are not in this collection")
     for name, count in answers.new_classes.items():
         near = difflib.get_close_matches(name.lower(), [c.lower() for c in classes], n=1)
         similar = [c for c in classes if near and c.lower() == near[0]]
@@ -189,7 +189,7 @@ def _earlier(out, items):
     file = out / "labeled.csv"
     if not file.exists():
         return {}
-    remedy = f"move {file} away, and read all files of answers again"
+    remedy = f"move {file} away, and read every answer file again"
     header, rows, _ = read_rows(file)
     if not {"path", "label"} <= set(header):
         raise UserError(f"{file} has no columns 'path' and 'label': {remedy}")
@@ -197,7 +197,7 @@ def _earlier(out, items):
     labels = {_name(row[places[0]]): row[places[1]].strip() for row in rows}
     labels = {name: label for name, label in labels.items() if label}
     if foreign := sorted(labels.keys() - items.keys()):
-        raise UserError(f"{file} has {foreign[0]}, which is not of this collection: {remedy}")
+        raise UserError(f"{file} has {foreign[0]}, which is not in this collection: {remedy}")
     return labels
 
 
@@ -250,7 +250,7 @@ def _cvat(file):
     except ValueError as error:
         raise UserError(f"{file}: {brief(error)}") from error
     if tree.tag != "annotations" or tree.find("track") is not None:
-        raise UserError(f"{file} is not an export 'CVAT for images 1.1': export it as that")
+        raise UserError(f"{file} is not a 'CVAT for images 1.1' export: export it in that format")
     for image in tree.iter("image"):
         yield image.get("name", ""), [tag.get("label", "") for tag in image.findall("tag")]
 

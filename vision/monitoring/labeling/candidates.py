@@ -108,7 +108,7 @@ def gather(request: Source, report: Callable[[str], object] = print) -> Gathered
     exists = np.array([file.is_file() for file in candidates.files], bool)
     if not exists.any():
         raise UserError(
-            f"--log {request.log}: all of the {len(exists):,} images that it has kept are deleted: "
+            f"--log {request.log}: all {len(exists):,} images that it kept have been deleted: "
             "label earlier, or give the server more --keep-days"
         )
     candidates = _chosen(candidates, np.flatnonzero(exists))
@@ -173,7 +173,7 @@ def _nothing(request, selector):
     if not selector.rows:
         return analysis.too_few(request, selector.rows, selector.others)
     return UserError(
-        f"--log {request.log} has {selector.rows:,} rows of this model and no images: start the "
+        f"--log {request.log} has {selector.rows:,} rows of this model but no images: start the "
         "server with --keep-images 0.01"
     )
 

@@ -100,10 +100,10 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
         (directory / "images").mkdir()
         items = _items(gathered, scores, places, directory)
         if gone := len(places) - len(items):
-            lines.append(f"{gone:,} of those chosen were deleted before they were copied")
+            lines.append(f"{gone:,} of the chosen images were deleted before they were copied")
         if not items:
             raise UserError(
-                f"--log {request.log}: all of the {gone:,} chosen images were deleted meanwhile: "
+                f"--log {request.log}: all {gone:,} chosen images were deleted in the meantime: "
                 "give the server more --keep-days"
             )
         reasons = collections.Counter(reason for item in items for reason in item.reasons)

@@ -99,8 +99,8 @@ def check_place(out: pathlib.Path) -> None:
     table = out / TABLE
     if table.is_file() and sha256(table) != record["sha256"].get(TABLE):
         raise UserError(
-            f"--out {out}: {TABLE} was changed since it was written, perhaps by someone who "
-            "labels: name another directory"
+            f"--out {out}: {TABLE} was changed after it was written, perhaps by someone labeling: "
+            "name another directory"
         )
     own_names = {*FILES, "images"}
     foreign = [path.name for path in out.iterdir() if path.name not in own_names]
@@ -152,7 +152,7 @@ def read_items(directory: pathlib.Path) -> tuple[dict[str, Item], tuple[str, ...
     version = read_json(directory / RECORD, {"format": int}, remedy)["format"]
     if version != FORMAT:
         raise UserError(
-            f"{directory / RECORD} has format {version}, this version reads {FORMAT}: {remedy}"
+            f"{directory / RECORD} has format {version}, but this version reads {FORMAT}: {remedy}"
         )
     record = read_json(directory / RECORD, SCHEMA, remedy)
     items = [Item(**{name: image[name] for name in ITEM}) for image in record["images"]]

@@ -106,7 +106,7 @@ def describe(record: dict[str, Any]) -> list[str]:
         lines[0] += "no labels, so the accuracy is only estimated and nothing alarms"
     else:
         lines[0] += (
-            f"{labels['images']:,} labels, {labels['not_in_log']:,} of them of requests that are "
+            f"{labels['images']:,} labels, {labels['not_in_log']:,} of them for requests that are "
             f"not in the log, {labels['empty']:,} more are empty"
         )
         if labels["of_new_classes"]:
@@ -146,8 +146,8 @@ def _describe_version(version, record):
     lines.append(f"  estimated without labels: {estimates}")
     if version["repeated_labels"]:
         lines.append(
-            f"  note: {version['repeated_labels']:,} answers have the label of another answer: "
-            "identifiers of requests must differ"
+            f"  note: {version['repeated_labels']:,} answers share the label of another answer: "
+            "request identifiers must be unique"
         )
     if version["estimators"]:
         errors = ", ".join(
@@ -181,7 +181,7 @@ def _check(values, words):
         if not values[name].value and not (name == "out" and values.listen):
             raise UserError(f"give --{name} {meaning}")
     if values.listen and values.strict:
-        raise UserError("--strict is for one look, and --listen goes on: give one of them")
+        raise UserError("--strict looks once, and --listen keeps looking: give only one of them")
     check_count("--history", values.history, 1, MOST_WINDOWS)
     check_count("--least-labels", values["least-labels"].value, 10, MOST_LABELS)
     check_range("--alpha", values.alpha, 1e-6 <= values.alpha <= 0.5, "in [0.000001, 0.5]")

@@ -133,7 +133,7 @@ class Versions:
         """
         if (answers.predicted < 0).any():
             raise UserError(
-                "the log has classes of the bundle's model that bundle.json has not: was it "
+                "the log has classes for the bundle's model that bundle.json does not: was it "
                 "changed? Give the bundle that was served"
             )
         for key in sorted(set(zip(answers.models, answers.versions, strict=True))):

@@ -124,8 +124,8 @@ def _describe(rollout, is_new):
     limits = "; ".join(f"{name} {_limit(plan, name)}".strip() for name in plan.guards)
     steps = ", ".join(f"{step:g} %" for step in plan.steps)
     lines = [
-        f"{plan.model}: from version {plan.old} to {plan.new} by {steps}; a step lasts {window} "
-        f"at least, and nothing is decided before {plan.min_answers:,}",
+        f"{plan.model}: from version {plan.old} to {plan.new} by {steps}; a step lasts at least "
+        f"{window}, and nothing is decided before {plan.min_answers:,}",
         f"guardrails: {limits}",
     ]
     if progress.is_final:
@@ -242,7 +242,7 @@ def _check(values, words):
     if values["from"].value == values.to:
         raise UserError(f"--from and --to are both {values.to}: give two versions")
     if values.labels and not values.log:
-        raise UserError("--labels are of requests in --log DIRECTORY: give it too")
+        raise UserError("--labels needs --log DIRECTORY, which has the labeled requests")
     check_count("--min-answers", values["min-answers"].value, 1, 10**9)
     check_count("--min-labels", values["min-labels"].value, 0, 10**9)
     check_range("--p99", values.p99, 1 <= values.p99 <= 1000, "in [1, 1000]")

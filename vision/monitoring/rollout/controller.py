@@ -98,7 +98,7 @@ class Controller:
         if state.before is None or not traffic.matches(seen.weights, state.before):
             raise UserError(
                 f"{self.places.folder / traffic.FILE} was changed by someone else: it says "
-                f"{traffic.describe(seen.weights)}, and not {traffic.describe(state.weights)}.\n"
+                f"{traffic.describe(seen.weights)}, not {traffic.describe(state.weights)}.\n"
                 "It stays as it is, and so does rollout.json: restore the weights to continue, or "
                 "begin again with another --out"
             )
@@ -196,7 +196,7 @@ class Controller:
             file = self.places.folder / version / MANIFEST
             if not file.is_file() or sha256(file) != fingerprint:
                 raise UserError(
-                    f"{self.places.folder / version} is not what it was when the rollout began: "
+                    f"{self.places.folder / version} has changed since the rollout began: "
                     "the weights stay as they are; begin again with another --out"
                 )
 
@@ -223,7 +223,7 @@ class Controller:
             if state != server.READY:
                 doubts.append(f"at {url} version {version} is {state}")
         if self.places.log and abs(seen.clock) > CLOCK:
-            doubts.append(f"the clock of {url} is {seen.clock:+.0f} s from this machine's")
+            doubts.append(f"the clock of {url} is {seen.clock:+.0f} s off this machine's")
         return doubts
 
     def _doubt(self, doubts):

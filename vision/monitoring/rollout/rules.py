@@ -122,14 +122,14 @@ def decide(plan: Plan, evidence: Evidence) -> Decision:
         return Decision(
             Action.HOLD,
             f"The traffic is not split as {_ratio(plan, evidence.step)} (p {evidence.split_p:.1g})"
-            ": find out why, for example requests that name a version or few route keys.",
+            ": find the cause, such as requests that name a version or few route keys.",
         )
     reason = _why_wait(plan, evidence)
     if reason:
         return Decision(Action.WAIT, reason)
     if evidence.step == len(plan.steps) - 1:
         return Decision(
-            Action.FINISH, f"Version {plan.new} has all of the traffic, and guardrails hold."
+            Action.FINISH, f"Version {plan.new} has all of the traffic, and the guardrails hold."
         )
     measured = ", ".join(reading.name for reading in evidence.readings if reading.units)
     return Decision(
@@ -182,7 +182,7 @@ def _why_wait(plan, evidence):
     ]
     if suspects:
         reasons = "; ".join(describe(plan, reading) for reading in suspects)
-        return f"More answers must show whether this is chance: {reasons}."
+        return f"More answers are needed to tell whether this is chance: {reasons}."
     rows, seconds = plan.window
     if rows and evidence.answers < rows:
         return f"{evidence.answers:,.0f} of {rows:,} requests of the step's window."

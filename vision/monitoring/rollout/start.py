@@ -55,13 +55,14 @@ def old_version(reports: dict[str, Report], places: Places, model: str, new: str
     """
     serving = {seen.serving for seen in reports.values()}
     if len(serving) > 1:
-        raise UserError(f"the servers give {model} to {', '.join(sorted(serving))}: give --from")
+        versions = ", ".join(sorted(serving))
+        raise UserError(f"the servers send {model} traffic to {versions}: give --from")
     (old,) = serving
     if not old:
         raise UserError(f"no version of {model} answers at {places.servers[0]}: see its log")
     if old == new:
         why = (
-            "" if traffic.read(places.folder).weights else f", because no {traffic.FILE} says else"
+            "" if traffic.read(places.folder).weights else f", as no {traffic.FILE} says otherwise"
         )
         raise UserError(
             f"version {new} of {model} has the traffic already{why}: give --from VERSION, the one "

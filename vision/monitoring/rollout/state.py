@@ -235,7 +235,7 @@ def load(out: pathlib.Path, plan: Plan) -> State | None:
     contents = read_json(file, {"format": int}, remedy)
     if contents["format"] != FORMAT:
         raise UserError(
-            f"{file} is of format {contents['format']}, this version reads {FORMAT}: {remedy}"
+            f"{file} is of format {contents['format']}, but this version reads {FORMAT}: {remedy}"
         )
     contents = read_json(file, SCHEMA, remedy)
     names = [field.name for field in dataclasses.fields(State)]
@@ -244,7 +244,7 @@ def load(out: pathlib.Path, plan: Plan) -> State | None:
     if own != (plan.model, plan.old or state.old, plan.new, plan.steps):
         steps = ",".join(f"{step:g}" for step in state.steps)
         raise UserError(
-            f"{file} is of a rollout of {state.model} from {state.old} to {state.new} by {steps}: "
+            f"{file} is a rollout of {state.model} from {state.old} to {state.new} by {steps}: "
             "continue that one with the same flags, or give another --out"
         )
     difference = _difference(state, dataclasses.replace(plan, old=state.old))
