@@ -40,5 +40,5 @@ def call(
         file = stack.enter_context(stdout.open("w")) if stdout is not None else None
         code = subprocess.run([sys.executable, "-m", *arguments], stdout=file).returncode
     if code not in allowed:
-        raise RunError(f"the experiment ends here: {module} has exit code {code}")
+        raise RunError(f"the experiment ends here: {module} exited with code {code}")
     return code

@@ -44,7 +44,7 @@ def keep(row: Row, seed: int, place: Place) -> None:
         size = temporary.stat().st_size
         if others + size > LARGEST:
             raise UserError(
-                f"{name} has {size / 1e6:.1f} MB, beside {others / 1e6:.1f} MB in {FOLDER}: the "
+                f"{name} has {size / 1e6:.1f} MB, and {FOLDER} has {others / 1e6:.1f} MB: the "
                 f"limit is {LARGEST / 1e6:.0f} MB; remove some, and their entries in {kept.INDEX}"
             )
     result = json.loads((workdir / RESULTS[row.command]).read_text())

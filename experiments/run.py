@@ -87,7 +87,7 @@ def main(argv):
         is_done = _run(row, seed, place)
         _collect(folder, module.ROWS, place)
         if not is_done:
-            print(f"row '{row.name}', seed {seed}: stopped; the same command goes on")
+            print(f"row '{row.name}', seed {seed}: stopped; run the same command to continue")
             break
     _fill(folder, module.ROWS)
 

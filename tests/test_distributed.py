@@ -162,7 +162,7 @@ def test_off_is_off(joined):
         (
             {"JOB_COMPLETION_INDEX": "0"},
             {},
-            r"'kubernetes' is not installed.* add .*coordinator=HOST:PORT and .*=COUNT",
+            r"the package 'kubernetes' it is unknown.* add .*coordinator=HOST:PORT and .*=COUNT",
         ),
         (
             {},

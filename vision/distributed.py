@@ -125,7 +125,7 @@ def _check_scheduler(scheduler, processes):
     if "OMPI_MCA_orte_hnp_uri" not in os.environ:  # set by mpirun 4, no longer by 5
         reasons["Open MPI"] = "this mpirun does not report"
     if not importlib.util.find_spec("kubernetes"):
-        reasons["Kubernetes"] = "the package 'kubernetes' is not installed, which would find out"
+        reasons["Kubernetes"] = "without the package 'kubernetes' it is unknown"
     if scheduler in reasons:
         count = "" if processes else " and --config.parallel.processes=COUNT"
         raise UserError(

@@ -192,7 +192,7 @@ def _check_images_suffice(classifier):
     if classifier.encoder is not None:
         names = ", ".join(classifier.encoder.names)
         raise UserError(
-            f"this model takes {names} beside the image: give --table FILE.csv with these columns "
+            f"this model takes {names} besides the image: give --table FILE.csv with these columns "
             "and one of paths"
         )
 
@@ -212,7 +212,7 @@ def _read_table(classifier, table, words):
     if words:
         raise UserError(f"give either --table {table} or images, such as {words[0]}, not both")
     if classifier.encoder is None:
-        raise UserError(f"--table {table}: this model takes images alone, name them instead")
+        raise UserError(f"--table {table}: this model takes only images: name them instead")
     return read_examples(table, classifier.encoder, classifier.config.data.source)
 
 

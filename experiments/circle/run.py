@@ -99,7 +99,7 @@ class Circle:
             "vision.monitoring.drift", *flags, f"--out={out}", "--strict", allowed=(0, ALARM)
         )
         if alarm != ALARM:
-            raise RunError("no drift is seen: nothing has to be learned")
+            raise RunError("no drift was detected: there is nothing to learn")
 
     @property
     def window(self) -> int:

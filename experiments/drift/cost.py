@@ -104,7 +104,7 @@ def run(bundle, log, window, out, *more, module="vision.monitoring.drift"):
         command = [sys.executable, "-m", module, *flags]
         process = subprocess.run([sys.executable, "-c", MEASURE, str(measured), *command])
         if process.returncode:
-            raise RuntimeError(f"the command has failed with exit code {process.returncode}")
+            raise RuntimeError(f"the command failed with exit code {process.returncode}")
         return tuple(json.loads(measured.read_text()))
 
 

@@ -189,7 +189,7 @@ def serve_all(data, folder, tests, strangers, count):
     """
     log = folder / "log"
     if log.is_dir():
-        raise UserError(f"{log} is not complete: remove it")
+        raise UserError(f"{log} is incomplete: remove it")
     command = [sys.executable, "-m", "vision.serving", f"--models={folder / 'models'}"]
     flags = ["--http-port=0", "--grpc-port=0", "--access-log=", f"--prediction-log={log}"]
     server = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True)
@@ -286,7 +286,7 @@ def read_pools(directory, manifest, sources):
     parts = [selector.select(batch) for batch in open_log(directory).batches(COLUMNS)]
     rows = Rows(*(np.concatenate([part[i] for part in parts]) for i in range(4)), {})
     if len(rows.seconds) != sum(source[2] for source in sources):
-        raise UserError(f"{directory} is not complete: remove it and sources.json")
+        raise UserError(f"{directory} is incomplete: remove it and sources.json")
     ends = np.cumsum([source[2] for source in sources])
     return {
         (change, severity): rows.part(np.arange(end - count, end))

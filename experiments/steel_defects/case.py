@@ -238,7 +238,7 @@ class Case:
         out = self.folder / "drift"
         command = ["vision.monitoring.drift", *self._logged(), f"--out={out}", "--strict"]
         if call(*command, allowed=(0, ALARM)) != ALARM:
-            raise RunError("no drift is seen: nothing has to be learned")
+            raise RunError("no drift was detected: there is nothing to learn")
         return _read(out / "drift.json")
 
     def _collect(self) -> int:

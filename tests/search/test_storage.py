@@ -48,7 +48,7 @@ def test_sqlite_serves_one_worker(tmp_path):
 
 def test_a_file_that_is_no_journal(tmp_path):
     (tmp_path / "x.log").write_text("hello\nworld\n")
-    with pytest.raises(UserError, match=r"is not a journal of Optuna's"):
+    with pytest.raises(UserError, match=r"is not an Optuna journal"):
         open_storage(f"journal:{tmp_path}/x.log", tmp_path)
 
 

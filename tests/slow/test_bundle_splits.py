@@ -50,8 +50,8 @@ def test_a_bundle_knows_the_images_of_its_run(here, capsys):
     assert quality["images"] == len(expected - set(removed))
     cli.run(report.main, ["bundle", "small", "unlisted", "--out=report"])
     output = capsys.readouterr().out
-    assert f"since the training of small began, {missing}" in output
-    assert "unlisted is measured on other images than bundle" in output
+    assert f"since training of small began, {missing}" in output
+    assert "unlisted and bundle are measured on different images" in output
     rows = json.loads(pathlib.Path("report/report.json").read_text())["models"]
     assert ["change" in row for row in rows] == [True, True, False]
     pathlib.Path("small/splits.csv.gz").write_bytes(b"other")

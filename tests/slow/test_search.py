@@ -149,8 +149,8 @@ def test_workers_of_one_command_are_replaced_and_stopped(tmp_path):
         if line.startswith("trial 0005"):
             crew.send_signal(signal.SIGTERM)
     assert crew.wait(120) == 0
-    assert any("another one goes on with its trial" in line for line in lines)
-    assert lines[-1] == "interrupted: the same command goes on\n"
+    assert any("another one continues its trial" in line for line in lines)
+    assert lines[-1] == "interrupted: run the same command to continue\n"
     assert not (out / "trials.csv").exists()
     assert start(out, *flags).wait(LONGEST) == 0
     trials = optuna.load_study(study_name="study", storage=open_storage("", out)).trials

@@ -53,7 +53,7 @@ DAMPING = 0.1  # xi of SI: 0.1 in the paper's code for permuted MNIST, section 5
 def main(argv: Sequence[str]) -> None:
     config, values, words = parse_stage(argv, __doc__, _flags)
     if config is not None or words or not values.workdir:
-        raise UserError("which run? Give --workdir RUN, without --config and other words")
+        raise UserError("which run? Give --workdir RUN, without --config or other arguments")
     check_choice("--kind", values.kind, KINDS)
     check_choice("--labels", values.labels, LABELS)
     check_choice("--anchors", values.anchors, ("", *ANCHORS))

@@ -135,7 +135,7 @@ def _divided_classes(c: ConfigDict, count: int, same_classes: bool) -> list[str]
     if rest or size < 2:
         raise UserError(
             f"continual.tasks = {count}: the {len(classes)} classes of {c.source} cannot be "
-            "divided into so many tasks of equally many classes, at least two each"
+            "divided into that many tasks of equally many classes, at least two each"
         )
     sources = []
     for start in range(0, len(classes), size):

@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
             is_done = Worker(request).search()
         if not is_done:
-            cli.show("interrupted: the same command goes on")
+            cli.show("interrupted: run the same command to continue")
             return
         from vision.search.output import write_results
         from vision.search.results import read_results

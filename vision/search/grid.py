@@ -48,7 +48,7 @@ def grid(space: Space, config: ConfigDict, seed: int) -> list[dict[str, Any]]:
             space.apply(trial, config)
             points.append(trial.params)
         if len(points) > MOST:
-            raise UserError(f"{space.title} has over {MOST:,} combinations: take --sampler tpe")
+            raise UserError(f"{space.title} has over {MOST:,} combinations: use --sampler tpe")
         if not walk.advance():
             break
     random.Random(seed).shuffle(points)

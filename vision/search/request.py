@@ -110,7 +110,7 @@ def check_request(request: Request) -> None:
         )
     if several and request.sampler == "cmaes":
         raise UserError(
-            "--sampler cmaes has one objective, but --objective names several: take nsga2 or tpe"
+            "--sampler cmaes takes one objective, but --objective names several: use nsga2 or tpe"
         )
     if request.pruner != "none" and not request.objective.startswith("val/"):
         raise UserError(

@@ -49,8 +49,8 @@ def open_storage(url: str, out: pathlib.Path, workers: int = 1) -> BaseStorage:
         return _open_proxy(url)
     if kind.startswith("sqlite") and workers > 1:
         raise UserError(
-            f"--storage {url}: SQLite cannot serve {workers} workers, whose trials it would lose: "
-            "leave --storage out, or serve it with python -m vision.search.serve"
+            f"--storage {url}: SQLite cannot serve {workers} workers, it would lose trials: leave "
+            "--storage out, or serve it with python -m vision.search.serve"
         )
     return open_database(url)
 
@@ -90,7 +90,7 @@ def _open_proxy(url: str) -> BaseStorage:
             storage.wait_server_ready(timeout=ANSWER)
         except ConnectionError as error:
             raise UserError(
-                f"cannot reach --storage {url}: nobody answers; start "
+                f"cannot reach --storage {url}: nothing answers; start "
                 f"python -m vision.search.serve --storage URL --port {port} there"
             ) from error
     return storage
@@ -105,7 +105,7 @@ def _open_journal(path: pathlib.Path) -> BaseStorage:
         raise UserError(f"cannot open --storage {path}: {brief(error)}") from error
     except ValueError as error:  # json.JSONDecodeError too
         raise UserError(
-            f"--storage {path} is not a journal of Optuna's ({brief(error)}): name another file"
+            f"--storage {path} is not an Optuna journal ({brief(error)}): name another file"
         ) from error
 
 
@@ -187,8 +187,8 @@ def patiently(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
                 raise
             if time.monotonic() - began > patience:
                 raise StorageGone(
-                    f"--storage has not answered for {patience:.0f} s ({brief(error)}): the same "
-                    "command goes on once it does"
+                    f"--storage has not answered for {patience:.0f} s ({brief(error)}): once it "
+                    "does, run the same command to continue"
                 ) from error
         time.sleep(pause)
         pause = min(2 * pause, 10.0)

@@ -147,7 +147,7 @@ def _check_hope(job: Job) -> None:
         raise RunError(
             f"the first {len(failed)} trials have all failed, the last with: "
             f"{failed[-1].user_attrs[REASON]}\n"
-            "Set it right, and add --retry to the same command"
+            "Fix this, and run the same command with --retry"
         )
 
 

@@ -50,8 +50,8 @@ def shares(workers: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Shar
     """
     if gpus and len(gpus) < workers:
         raise UserError(
-            f"--workers {workers}, but there are {len(gpus)} GPUs, and two trainings do not fit on "
-            f"one: --workers {len(gpus)}, or JAX_PLATFORMS=cpu"
+            f"--workers {workers}, but there are {len(gpus)} GPUs, and two trials do not fit on "
+            f"one: give --workers {len(gpus)}, or JAX_PLATFORMS=cpu"
         )
 
     def part(things: Sequence, number: int) -> tuple:
@@ -101,7 +101,7 @@ def run_workers(request: Request, count: Callable[[], int], total: int) -> bool:
                     raise SystemExit(process.exitcode)  # it has said why
                 if process.exitcode < 0 and not told:
                     how = describe_death(process.exitcode)
-                    cli.show(f"worker {number + 1} {how}: another one goes on with its trial")
+                    cli.show(f"worker {number + 1} {how}: another one continues its trial")
                     _count(deaths)
                     crew[number] = _start(request, parts[number])
             if time.monotonic() - counted > COUNT:

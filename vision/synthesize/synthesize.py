@@ -181,8 +181,8 @@ def doubts(classes: Sequence[str], real: np.ndarray, counts: np.ndarray) -> list
     lines = []
     if real.sum() < FEWEST:
         lines.append(
-            f"the run has {real.sum():,} training images: below {FEWEST}, a generator from scratch "
-            "repeats what it has seen. Look at the report"
+            f"the run has {real.sum():,} training images: with fewer than {FEWEST}, a generator "
+            "trained from scratch repeats what it has seen. Look at the report"
         )
     few = [(name, n) for name, n, m in zip(classes, real, counts, strict=True) if m]
     few = [(name, n) for name, n in few if n < FEWEST_OF_A_CLASS]

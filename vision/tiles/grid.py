@@ -71,7 +71,7 @@ def check_normal(tiling: Tiling, classes: Sequence[str], spell: Callable[[str], 
         return
     check_choice(spell("normal"), tiling.normal, classes)
     if len(classes) < 2:
-        raise UserError(f"{spell('normal')}: the model has no other class, which could be a defect")
+        raise UserError(f"{spell('normal')}: the model has no other class that could be a defect")
 
 
 class Tile(NamedTuple):
@@ -165,8 +165,8 @@ def grid_of(width: int, height: int, tiling: Tiling, most: int) -> Grid:
     columns, rows = (1 + -(-(length - side) // step) for length in (width, height))
     if columns * rows > most:
         raise UserError(
-            f"{width} x {height} pixels make {columns * rows:,} tiles of {side}, at most {most:,} "
-            "are allowed: make tiles larger or let them overlap less"
+            f"{width} x {height} pixels make {columns * rows:,} tiles of {side}, but at most "
+            f"{most:,} are allowed: use larger tiles or less overlap"
         )
     x, y = ((*range(0, length - side, step), length - side) for length in (width, height))
     return Grid(width, height, x, y, side, side)

@@ -72,7 +72,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end(supernet, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Shared, "accuracy", interrupt)
         lines = shared(supernet, tmp_path / "out", *argv)
-    assert lines[-1] == "interrupted: the same command goes on"
+    assert lines[-1] == "interrupted: run the same command to continue"
     shared(supernet, tmp_path / "out", *argv)
     whole, resumed = (
         json.loads((tmp_path / name / "search.json").read_text()) for name in ("whole", "out")

@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             _search(config, values, sampler, out)
         except KeyboardInterrupt:
-            cli.show("interrupted: the same command goes on")
+            cli.show("interrupted: run the same command to continue")
 
 
 def _search(
@@ -144,8 +144,8 @@ class _Ruler:
             self.error = prediction.error
             self.cost = prediction
             cli.show(
-                f"latency: {values.measured} random networks measured; predicted from the others, "
-                f"one is off by {100 * self.error:.0f} % (median)"
+                f"latency: {values.measured} random networks measured; predicting one from the "
+                f"others has a median error of {100 * self.error:.0f} %"
             )
 
     def _count(self, choice: dict[str, int]) -> float:

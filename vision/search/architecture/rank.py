@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             result = rank(config, values.workdir, out, values.networks, values.seed)
         except KeyboardInterrupt:
-            cli.show("interrupted: the same command goes on")
+            cli.show("interrupted: run the same command to continue")
             return
     low, high = result["interval"]
     cli.show(

@@ -55,8 +55,8 @@ class Beside:
             model, variant = architecture(name, "--beside")
             if not isinstance(self._networks, Trained):
                 raise UserError(
-                    f"--beside {name}: a supernet trains no other architecture; give the directory "
-                    "of a run of it"
+                    f"--beside {name}: a supernet trains no other architecture; train it, and give "
+                    "its run directory"
                 )
             row = {"title": name, "accuracy": self._networks.train(variant, model)}
             task = self._networks.task
@@ -89,7 +89,7 @@ def describe(candidates: Candidates, summary: Mapping[str, Any], values: Any) ->
     if summary["budget"] is not None:
         best = summary["best"]
         if best is None:
-            lines.append("no judged network is within the budget, measured: judge more of them")
+            lines.append("no judged network is within the budget when measured: judge more of them")
         else:
             lines.append(f"best within the budget of {summary['budget']:,.6g}: {best}")
             if values.workdir:
