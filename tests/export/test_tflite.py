@@ -102,7 +102,7 @@ def test_mistakes(cnn, tmp_path):
     wide = cnn[1] / tflite.NAME
     out = tmp_path / "out.tflite"
     for given, message in (
-        (images(9, 32), "9 images are too few to calibrate with: give 10 or more"),
+        (images(9, 32), "9 images are too few to calibrate with: give at least 10"),
         (images(10, 32, 1), r"takes uint8 images of \[32, 32, 3\], not uint8 \[32, 32, 1\]"),
         (images(10, 32) / 255, r"not float64 \[32, 32, 3\]"),
     ):

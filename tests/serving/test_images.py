@@ -231,7 +231,7 @@ def test_what_cannot_be_cut_is_refused():
         ([encoded()] * 2, None, {}, Refused, "send one image per request: this one has 2"),
         ([encoded()[:-40]], None, {}, Refused, "it cannot be decoded"),
         ([b"%PDF-1.7"], None, {}, Unreadable, "not an image of a known format"),
-        ([encoded()], None, {"max_tiles": 5}, TooLarge, "make 6 tiles of 8, at most 5"),
+        ([encoded()], None, {"max_tiles": 5}, TooLarge, "make 6 tiles of 8, but at most 5"),
         ([png(20_000, 4)], None, {}, TooLarge, "at most 16,384 per side"),
         (np.zeros((1, 9, 9, 2), np.uint8), None, {}, Refused, "1 or 3 channels"),
         (np.zeros((1, 90, 9, 3), np.uint8), None, {"max_side": 89}, TooLarge, "90 pixels"),

@@ -192,7 +192,7 @@ def test_an_id_that_no_log_could_hold_is_replaced(served, stub):
     ("changes", "code", "words"),
     [
         ({"model_name": "huge"}, "NOT_FOUND", "no model 'huge'"),
-        ({"model_version": "9"}, "NOT_FOUND", "no version '9'"),
+        ({"model_version": "9"}, "NOT_FOUND", "no loaded version '9'"),
         ({"model_name": "../tiny"}, "NOT_FOUND", "no model '../tiny'"),
         ({"inputs": []}, "INVALID_ARGUMENT", "raw_input_contents has 1 tensors, but inputs 0"),
         ({"inputs": [], "raw_input_contents": []}, "INVALID_ARGUMENT", "exactly one input"),

@@ -186,7 +186,7 @@ def test_grpc(live, data, expected):
         ({"tiles": 16, "map": "1"}, 400, "map must be true or false"),
         ({"tiles": 16, "defect_threshold": 0.2}, 400, "defect_threshold needs normal"),
         ({"tiles": 16, "normal": "clas 1"}, 400, "'clas 1' is unknown (did you mean 'class 1'?)"),
-        ({"tiles": 8, "overlap": 0.5}, 413, "make 120 tiles of 8, at most 40 are allowed"),
+        ({"tiles": 8, "overlap": 0.5}, 413, "make 120 tiles of 8, but at most 40 are allowed"),
     ],
 )
 def test_what_is_wrong_is_refused(ask, data, query, status, message):

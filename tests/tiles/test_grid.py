@@ -70,7 +70,7 @@ def test_the_map_is_the_mean_at_every_pixel(size, overlap):
 
 
 def test_too_many_tiles_are_refused_before_they_are_listed():
-    message = "10000000 x 20 pixels make 625,000 tiles of 20, at most 1,000"
+    message = "10000000 x 20 pixels make 625,000 tiles of 20, but at most 1,000"
     with pytest.raises(UserError, match=message):
         grid_of(10**7, 20, Tiling(64, 0.2), 1000)
     with pytest.raises(UserError, match="100,000,000 tiles of 1,"):

@@ -234,7 +234,7 @@ def test_an_overview_says_that_the_precision_is_decided_on_before():
     evidence = selective.measure(logits, labels, 1.0, 0.9, **ABOUT)
     *lines, last = overview(evidence)
     assert len(lines) == len(selective.PROMISES) + len(selective.SETS)
-    assert last.startswith("Decide on the precision first: the confidence of 90 % is that of one")
+    assert last.startswith("Decide on the precision first: the confidence of 90 % holds for one")
 
 
 def test_few_images_promise_little_and_say_so():

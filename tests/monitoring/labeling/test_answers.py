@@ -77,7 +77,7 @@ def test_answers_become_a_source(collection, command, tmp_path, answer):
     confirmed = sum(
         truth[row["path"]] == row["predicted"] for row in collection if truth[row["path"]]
     )
-    assert f"37 images labeled, {confirmed} of them as the model said; 3 skipped, 0" in printed
+    assert f"37 images labeled, {confirmed} of them as the model said; left out: 3" in printed
     assert "new class 'Class 1', 2 images: is it 'class 1'?" in printed
     source = open_splits(f"csv:{out / 'labeled.csv'}")["all"]
     expected = {path: label.strip() for path, label in truth.items() if label}
@@ -145,7 +145,7 @@ def test_answers_are_never_replaced_by_a_new_collection(kept, collection, comman
     out = tmp_path / "out"
     as_csv(out, truth_of(collection))
     code, _, errors = command("--window=100")
-    assert code == 2 and "images.csv was changed since it was written" in errors
+    assert code == 2 and "images.csv was changed after it was written" in errors
     assert command(f"--labeled={out / 'images.csv'}")[0] == 0
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     code, _, errors = command("--window=100")
