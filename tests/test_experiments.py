@@ -179,10 +179,10 @@ def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch, capfd):
 
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "Popen", Stopped)
-        assert not run._run(row, 0, place, only_show=False)
+        assert not run._run(row, 0, place)
     assert measured(row, workdir) == {} and not (workdir / "result.json").exists()
     capfd.readouterr()
-    assert run._run(row, 0, place, only_show=False)
+    assert run._run(row, 0, place)
     printed = capfd.readouterr()
     assert re.search(r"resumed \S+ at step [1-9]\d*/400", printed.out + printed.err)
     assert measured(row, workdir)["steps"] == 400
