@@ -1,15 +1,15 @@
 """Trains a model, then measures the best checkpoint on the test split.
 
-    python -m vision.main photos/ --workdir runs/pets   # chooses a config, and says which and why
+    python -m vision.main photos/ --workdir runs/pets   # picks a config, and says which and why
     python -m vision.main --config configs/vit_cifar10.py
     python -m vision.main --config configs/resnet_cifar10.py:56 --workdir runs/r56 --config.seed=1
 
     python -m vision.main --workdir runs/r56   # continues with the run's own config
 
-A source, such as a folder with a folder of images for each class, takes the place of the config's
-data; without --config, one is chosen: transfer learning if published weights are at hand, else a
-ResNet. It is written into the run as config.py. A --workdir that contains a run resumes it.
-`python -m vision.config` prints every key that a config or --config.KEY=VALUE can set.
+A source, such as a folder with one subfolder of images per class, replaces the config's data.
+Without --config, the command picks one: transfer learning if published weights are available, else
+a ResNet. It writes that config into the run as config.py. If --workdir contains a run, training
+resumes. `python -m vision.config` prints every key that a config or --config.KEY=VALUE can set.
 """
 
 import functools
@@ -83,7 +83,7 @@ def _train(
 def define_flags(values: flags.FlagValues) -> None:
     """Adds the command's flags."""
     flags.DEFINE_string(
-        "workdir", "", "directory of the run; default: a new one under runs/", flag_values=values
+        "workdir", "", "run directory; default: a new one under runs/", flag_values=values
     )
 
 

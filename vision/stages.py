@@ -32,7 +32,7 @@ class Stage(NamedTuple):
 
 GROUPS = {
     "Data": (
-        Stage("data", "vision.data", "describe a source, pack it, verify the pack"),
+        Stage("data", "vision.data", "describe, pack and verify a dataset"),
         Stage(
             "audit",
             "vision.audit",
@@ -49,23 +49,25 @@ GROUPS = {
         ),
     ),
     "Training": (
-        Stage("train", "vision.main", "train on your images, or as a config says"),
-        Stage("search", "vision.search", "many runs, the best hyperparameters", ("search",)),
+        Stage("train", "vision.main", "train on your images or from a config"),
+        Stage(
+            "search", "vision.search", "find the best hyperparameters over many runs", ("search",)
+        ),
         Stage(
             "nas",
             "vision.search.architecture",
-            "networks by accuracy and cost",
+            "search for network architectures by accuracy and cost",
             ("search",),
             only=("matplotlib", "optuna"),
         ),
         Stage(
             "continual",
             "vision.continual",
-            "task after task: what is forgotten?",
+            "learn tasks in sequence and measure forgetting",
             ("evaluation",),
             only=("matplotlib",),
         ),
-        Stage("importance", "vision.continual.importance", "which weights matter to a run"),
+        Stage("importance", "vision.continual.importance", "measure which weights matter to a run"),
         Stage("classes", "vision.run.classes", "rename, merge or split a run's classes"),
     ),
     "Judgment": (
@@ -80,14 +82,14 @@ GROUPS = {
         Stage(
             "unsure",
             "vision.evaluation.unsure",
-            "when to say that it does not know",
+            'choose when a model answers "unsure"',
             ("evaluation",),
             without=("onnxruntime",),  # only for bundles
         ),
         Stage(
             "compare",
             "vision.evaluation.compare",
-            "evaluated runs, image by image",
+            "compare evaluated runs image by image",
             ("evaluation",),
             without=("onnxruntime",),  # only for bundles
         ),
@@ -98,30 +100,35 @@ GROUPS = {
             ("evaluation",),
             without=("onnxruntime",),  # only for bundles
         ),
-        Stage("probe", "vision.evaluation.probe", "what embeddings tell of the classes"),
-        Stage("retrieve", "vision.evaluation.retrieval", "images by captions", ("text",)),
-        Stage("predict", "vision.predict", "the classes of new images"),
+        Stage("probe", "vision.evaluation.probe", "how well embeddings separate the classes"),
+        Stage(
+            "retrieve",
+            "vision.evaluation.retrieval",
+            "find images by caption and captions by image",
+            ("text",),
+        ),
+        Stage("predict", "vision.predict", "classify new images"),
     ),
     "Delivery": (
         Stage("prune", "vision.compression.prune", "remove channels"),
         Stage(
             "quantize",
             "vision.compression.quantize",
-            "a bundle in INT8",
+            "convert a bundle to INT8",
             ("compression",),
             only=("onnx", "onnxruntime"),
         ),
         Stage(
             "costs",
             "vision.compression.report",
-            "sizes, speeds and quality of models, side by side",
+            "compare the size, speed and quality of models",
             ("compression",),
             only=("jinja2", "matplotlib", "onnx", "onnxruntime"),
         ),
         Stage(
             "export",
             "vision.export",
-            "ONNX, TFLite, ...: a bundle without JAX",
+            "ONNX, TFLite, ...: a bundle that needs no JAX",
             ("export",),
             only=("jax2onnx", "onnx", "onnxruntime"),
         ),
@@ -132,20 +139,20 @@ GROUPS = {
             ("serving",),
             without=("ai-edge-litert", "pyarrow", "uvloop"),
         ),
-        Stage("client", "vision.serving.client", "ask a server for the classes of images"),
+        Stage("client", "vision.serving.client", "classify images through a server"),
     ),
     "Operation": (
         Stage(
             "drift",
             "vision.monitoring.drift",
-            "has what is asked changed since training?",
+            "have the requests changed since training?",
             ("monitoring",),
             only=("jinja2", "pyarrow"),
         ),
         Stage(
             "quality",
             "vision.monitoring.quality",
-            "has it become worse?",
+            "has the model become worse?",
             ("monitoring",),
             only=("jinja2", "pyarrow", "scipy"),
         ),
@@ -159,22 +166,22 @@ GROUPS = {
         Stage(
             "rollout",
             "vision.monitoring.rollout",
-            "traffic, step by step",
+            "shift traffic to a new version, step by step",
             ("monitoring",),
             only=("jinja2", "prometheus-client", "pyarrow", "scipy"),
         ),
         Stage(
             "collect",
             "vision.monitoring.collect",
-            "what is worth labeling?",
+            "which images are worth labeling?",
             ("monitoring",),
             only=("imagehash", "jinja2", "pyarrow"),
         ),
     ),
     "Help": (
         Stage("models", "vision.models", "architectures, sizes, published weights"),
-        Stage("config", "vision.config", "every key of a config, or those about a word"),
-        Stage("configs", "vision.config.shipped", "the configs that come with the package"),
+        Stage("config", "vision.config", "every config key, or those that match a word"),
+        Stage("configs", "vision.config.shipped", "the configs that ship with the package"),
         Stage("doctor", "vision.doctor", "what works on this machine, and what does not"),
     ),
 }

@@ -34,7 +34,7 @@ TOP = {
     "seed": number(0, SEED,
         "seed of the initialization, shuffling, augmentation and dropout"),
     "compile_cache": key("~/.cache/vision/xla",
-        'folder of compiled programs, kept between runs; "" = none'),
+        'folder that keeps compiled programs between runs; "" = none'),
     "profile": key(False,
         "trace some steps into the run's tensorboard/ folder, for TensorBoard's profile page"),
 }

@@ -39,9 +39,9 @@ OPTIMIZER = section(
         "0 = off. Zhang et al. 2019 (arXiv:1907.08610), with the average's decay rising as "
         "0.95^lookahead * time^3 (arXiv:2404.00498, section 3.4)"),
     freeze=key("",
-        "a regular expression, searched in the names of parameters (see the parameter overview); "
-        "those that match learn only until freeze_at"),
-    freeze_at=number(0.3, SHARE, "freeze: share of the steps after which they stay as they are"),
+        "a regular expression, searched in parameter names (see the parameter overview); matching "
+        "parameters learn only until freeze_at"),
+    freeze_at=number(0.3, SHARE, "freeze: share of the steps after which they stay fixed"),
     clip_norm=number(0.0, at_least(0), "largest global norm of the gradient; 0 = no clipping"),
     ema=number(0.0, DECAY,
         "decay of the weights' moving average, which is then evaluated (with the latest BatchNorm "
@@ -70,17 +70,18 @@ SCHEDULE = section(
 TRAIN = section(
     "Length, batches and evaluation.",
 
-    steps=number(0, at_least(0), "optimizer steps; 0 = as many as epochs gives"),
+    steps=number(0, at_least(0), "optimizer steps; 0 = set by epochs"),
     epochs=number(10.0, at_least(0), "passes over the training split, if steps is 0"),
     batch_size=number(128, BATCH, "images per step, over all devices and all hosts"),
     eval_batch_size=number(0, between(0, 2**20),
         "images per step of an evaluation; 0 = batch_size"),
     accumulate=number(1, BATCH,
-        "parts of the batch, one after the other, to save memory; the gradient is their mean, and "
-        "BatchNorm's statistics and a weighted loss's mean are each part's own"),
+        "parts of the batch to process one after another, to save memory; the gradient is their "
+        "mean, but each part has its own BatchNorm statistics and its own mean of a weighted "
+        "loss"),
     steps_per_dispatch=number(0, between(0, 10_000),
-        "steps that the device runs in one call, if the data live there; 0 = up to 32, as many as "
-        "take about a second at most, on CPUs 1"),
+        "steps that the device runs in one call, if the data stay there; 0 = as many as take at "
+        "most about a second, up to 32; 1 on CPUs"),
     test_time_augmentation=key("none",
         "average over views: none, flip, flip_shift (also by one pixel), five_crop or ten_crop"),
     eval_every=number(0, at_least(0),
@@ -99,14 +100,14 @@ CHECKPOINT = section(
     "When the state is saved, and which checkpoints stay.",
 
     every=number(0, at_least(0),
-        "steps between checkpoints beside the one at each evaluation; 0 = none"),
+        "steps between checkpoints in addition to the one at each evaluation; 0 = none"),
     keep_latest=number(2, at_least(1),
-        "the newest is never dropped; the one before is the spare if it is damaged"),
+        "newest checkpoints to keep; the second newest is the spare if the newest is damaged"),
     keep_best=number(1, at_least(1), "checkpoints with the best metric to keep"),
     metric=key("val/accuracy",
         "what best means: any name in metrics.jsonl that starts with val/; val/step = the last"),
     mode=key("auto",
-        "which values of metric are better: max, min or auto, which follows from the metric"),
+        "which values of metric are better: max, min or auto (depends on the metric)"),
 )
 
 LOG = section(
@@ -118,7 +119,7 @@ LOG = section(
     curves=key(True,
         "curves.png at the end: loss, quality and learning rate, with the best step marked"),
     tracker=key("",
-        "where else the run is reported: mlflow or wandb (Weights & Biases); docs/runs.md"),
+        "where else to report the run: mlflow or wandb (Weights & Biases); docs/runs.md"),
     tracker_options=options(
         "mlflow: uri, experiment, name; wandb: project, entity, mode (online or offline), name"),
     progress=key(True, "a bar on a terminal, plain lines elsewhere; False = neither"),
@@ -141,7 +142,7 @@ PARALLEL = section(
     process=number(-1, between(-1, 10**6),
         "number of this process, from 0; -1 = as the scheduler says"),
     onednn=key("auto",
-        "on one CPU, convolutions and products by oneDNN: auto, if it is installed, or off"),
+        "on one CPU, convolutions and matrix products with oneDNN: auto (if installed) or off"),
     xla_options=key("",
         'XLA options of the training step, "xla_gpu_NAME=VALUE ..."; scripts/bench/train.py '
         "compares them"),
