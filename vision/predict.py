@@ -10,16 +10,16 @@
     python -m vision.predict --workdir runs/pets --pictures looked_at [--heat-map] photos/
 
 Prints the top classes of each file as soon as they are known. Arguments are any number of files,
-folders (all images below them) and quoted patterns (*, ?, [...]; ** spans any depth). A file that
-cannot be read is named on stderr, and the exit code is then 1. --zero-shot names the classes for a
-run with a text tower ("classes": those of its data); a file of --templates has a prompt a line,
-such as "a photo of a {}.". --table is for models of more than images: a CSV file with a column
-`path`, or as it was called in training, and those that the model takes. --unsure answers "unsure"
-if the wanted precision cannot be kept, or with a set of classes: docs/unsure.md. --pictures writes
-a copy of each image, with its classes and their probabilities below it, into a directory, and
---heat-map beside it where in the image the model sees the most probable class. --tiles cuts each
-image into overlapping squares of so many of its pixels, classifies each like a separate image, and
-makes one decision of them: docs/tiles.md.
+folders (all images below them) and quoted patterns (*, ?, [...]; ** spans any depth). If a file
+cannot be read, its name goes to stderr and the exit code is 1. --zero-shot names the classes for a
+run with a text tower ("classes" means those of its data); a --templates file has one prompt per
+line, such as "a photo of a {}.". --table is for models that take more than images: a CSV file with
+the column `path` (or its name in training) and the columns that the model takes. --unsure answers
+"unsure" if the precision that you ask for cannot be kept, or answers with a set of classes:
+docs/unsure.md. --pictures writes a copy of each image into a directory, with its classes and their
+probabilities below it; --heat-map adds next to it where the model sees the most probable class.
+--tiles cuts each image into overlapping squares of this many pixels a side, classifies each as a
+separate image, and combines them into one decision: docs/tiles.md.
 """
 
 import glob
@@ -147,17 +147,17 @@ def _flags(values):
         "format", "table", "table, csv or json (one object per line)", flag_values=values
     )
     flags.DEFINE_integer("top", 5, "number of classes per file", flag_values=values)
-    text = f"when to be unsure: {unsure.FORMS}, or {unsure.OWN}: as was chosen for the model"
+    text = f"when to be unsure: {unsure.FORMS}, or {unsure.OWN}: the one chosen for the model"
     flags.DEFINE_string("unsure", "", text, flag_values=values)
-    text = "classes to choose from, such as 'cat,dog', or classes: those of the run's data"
+    text = "classes to choose from, such as 'cat,dog'; 'classes' means those of the run's data"
     flags.DEFINE_string("zero-shot", "", text, flag_values=values)
-    text = "with --zero-shot, a file of prompts with a {} for the class, one a line"
+    text = "with --zero-shot, a file with one prompt per line, with {} for the class"
     flags.DEFINE_string("templates", "", text, flag_values=values)
-    text = "CSV file of images with what the model takes beside them"
+    text = "CSV file of images and the other inputs of the model"
     flags.DEFINE_string("table", "", text, flag_values=values)
-    text = "directory for copies of the images with their classes and probabilities"
+    text = "directory for copies of the images, with their classes and probabilities"
     flags.DEFINE_string("pictures", "", text, flag_values=values)
-    text = "with --pictures, beside each image where the most probable class is seen"
+    text = "with --pictures, also show where in each image the most probable class is seen"
     flags.DEFINE_bool("heat-map", False, text, flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "images per batch", flag_values=values)
     tiles.define_flags(values)

@@ -104,7 +104,7 @@ GROUPS = {
         Stage(
             "retrieve",
             "vision.evaluation.retrieval",
-            "find images by caption and captions by image",
+            "how well images and captions find each other",
             ("text",),
         ),
         Stage("predict", "vision.predict", "classify new images"),

@@ -1,4 +1,4 @@
-"""Is this data fit to train on? Checks images and labels, and writes a report with pictures.
+"""Is this data fit to train on? Checks images and labels and writes a report with pictures.
 
     python -m vision.audit --data folder:photos --out audits/photos
     python -m vision.audit --data folder:photos --out audits/photos --embeddings runs/pets --apply
@@ -7,9 +7,9 @@
 
 Writes report.html, issues.csv and audit.json. --apply also writes cleaned.csv, the remaining images
 with corrected labels, to train on with data.source=csv:audits/photos/cleaned.csv; the data
-themselves are not changed. With --decisions, nothing is checked: the actions that a person has left
-in the column `action` of an issues.csv are applied. The limits of --strict and the thresholds of
-the checks are keys of config.audit.
+themselves do not change. --decisions skips the checks and applies the actions that you left in the
+`action` column of an issues.csv. The limits of --strict and the thresholds of the checks are keys
+of config.audit.
 """
 
 import re
@@ -79,12 +79,12 @@ def _flags(values):
     def switch(name, meaning):
         flags.DEFINE_bool(name, False, meaning, flag_values=values)
 
-    text("data", "", "source, such as folder:photos; by default the config's")
+    text("data", "", "source, such as folder:photos; default: the config's")
     text("out", "", "directory to write to; created if needed")
     text(
         "embeddings",
         "auto",
-        "pixels, pretrained or a run directory; auto: pretrained, if that takes about a minute",
+        "pixels, pretrained or a run directory; auto: pretrained if it takes a minute or so",
     )
     switch("apply", "write cleaned.csv")
     text("decisions", "", "an issues.csv with edited actions, for --apply")

@@ -6,19 +6,19 @@
     python -m vision.compression.prune --workdir runs/pets --out runs/half --ratio 0.5 --steps 3 \\
         --config.train.epochs=5
 
---ratio is the share of the parameters to remove at least; with --target flops, of the
-multiply-adds; with --target latency, of the time that ONNX Runtime takes for --batch images,
-measured here beside the original. The result is a run like any other, whose model has fewer
-channels; training it further restores the accuracy that it lost. That is done with the run's own
-config and the changes of --config.KEY=VALUE, as a rule a tenth of the learning rate. Without
---steps it is not trained here. With --steps N the ratio is reached in N steps, with a training
-after each, in OUT-1, OUT-2, ... and finally OUT; after an interruption, the same command continues.
+--ratio is the minimum share of the parameters to remove; with --target flops, of the multiply-adds;
+with --target latency, of the time that ONNX Runtime takes for --batch images, measured here
+alongside the original. The result is an ordinary run whose model has fewer channels; further
+training restores the accuracy that it lost. It uses the run's own config with the changes of
+--config.KEY=VALUE, as a rule a tenth of the learning rate. Without --steps, this command does not
+train. With --steps N, it reaches the ratio in N steps and trains after each, in OUT-1, OUT-2, ...
+and finally OUT; after an interruption, repeat the command to continue.
 
-A share of each layer stays, --floor, by default a tenth: a network hardly learns past a layer that
-is nearly empty. --only REGEX cuts only the layers whose names match; pruning.json lists them.
---norounded lets layers keep any number of channels, not only multiples of 4, 8 or 16.
---importance: l1, the norm of filters, by which every layer loses the same share;
-bn, the scale of batch norms; taylor, the change of the loss on training images.
+--floor is the share of each layer that stays, by default a tenth: a network can hardly learn
+through a layer that is nearly empty. --only REGEX cuts only the layers whose names match;
+pruning.json lists them. --norounded lets layers keep any number of channels, not only multiples of
+4, 8 or 16. --importance: l1, the norm of filters, which cuts every layer by the same share; bn, the
+scale of batch norms; taylor, the change of the loss on training images.
 """
 
 import json
@@ -106,11 +106,11 @@ def _check_flags(argv, values, words):
 
 
 def _flags(values):
-    flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
-    flags.DEFINE_string("out", "", "directory of the pruned run; new", flag_values=values)
+    flags.DEFINE_string("workdir", "", "run directory", flag_values=values)
+    flags.DEFINE_string("out", "", "new directory for the pruned run", flag_values=values)
     flags.DEFINE_float("ratio", 0.5, "share of the target to remove, in (0, 1)", flag_values=values)
     flags.DEFINE_float(
-        "floor", 0.1, "share of each layer's channels to keep at least", flag_values=values
+        "floor", 0.1, "minimum share of each layer's channels to keep", flag_values=values
     )
     flags.DEFINE_string("importance", "l1", "l1, bn, taylor", flag_values=values)
     flags.DEFINE_string("target", "parameters", "parameters, flops, latency", flag_values=values)
@@ -118,11 +118,9 @@ def _flags(values):
         "only", "", "regular expression: names of the layers to cut; '' = all", flag_values=values
     )
     flags.DEFINE_bool("rounded", True, "keep multiples of 4, 8 or 16 channels", flag_values=values)
+    flags.DEFINE_integer("batch", 32, "batch size for measuring latency", flag_values=values)
     flags.DEFINE_integer(
-        "batch", 32, "batch size that latency is measured with", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "steps", 1, "number of steps, with a training after each if above 1", flag_values=values
+        "steps", 1, "number of steps; if above 1, train after each", flag_values=values
     )
 
 

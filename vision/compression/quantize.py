@@ -1,4 +1,4 @@
-"""Makes an INT8 bundle of a float32 one, and measures the changes in accuracy, size and speed.
+"""Converts a float32 bundle to INT8, and measures the changes in accuracy, size and speed.
 
     python -m vision.compression.quantize --bundle bundles/pets --out bundles/pets-int8
     python -m vision.compression.quantize --bundle bundles/lite0 --data folder:photos \\
@@ -6,16 +6,16 @@
 
 The activations' ranges come from training images. If INT8 then loses more accuracy on the
 validation images than --max-drop, in percentage points, layers stay in float, the most sensitive
-first, until it no longer does. The accuracy that is printed, and stored in bundle.json, is that on
-the test images, which are not used for any choice. A source without splits that the model was not
-trained on is divided in three at random.
+first, until it no longer does. The accuracy that is printed and stored in bundle.json is from the
+test images, which are not used for any choice. A source that has no splits and that the model was
+not trained on is split in three at random.
 
-On a CPU without integer dot products (VNNI) weights have 7 bits, since its sums saturate with 8;
+On a CPU without integer dot products (VNNI), weights have 7 bits, because its sums saturate with 8.
 --weight-bits 8 makes a bundle for other CPUs, but the measurements made here do not apply to them.
 
 If INT8 loses too much, or too many layers stay in float, continue training the run with its layers
 rounded in the same way (quantization-aware training), at a low learning rate; then export and
-quantize the new run, which is like any other:
+quantize the new run as usual:
 
     python -m vision.main --config CONFIG --config.model.pretrained=runs/pets \\
         --config.objective.quantize=int8
@@ -89,7 +89,7 @@ def _flags(values):
     flags.DEFINE_string("bundle", "", "directory of a float32 bundle", flag_values=values)
     flags.DEFINE_string("out", "", "directory of the INT8 bundle", flag_values=values)
     flags.DEFINE_string(
-        "data", "", "source; default: the one that the model was trained on", flag_values=values
+        "data", "", "source; default: what the model was trained on", flag_values=values
     )
     flags.DEFINE_string(
         "calibration", "minmax", "minmax, entropy or percentile", flag_values=values

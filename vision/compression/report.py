@@ -1,14 +1,14 @@
-"""Compares models, such as the original, the pruned and the quantized: costs and quality on a page.
+"""Compares models, such as original, pruned and quantized: costs and quality on one page.
 
     python -m vision.compression.report runs/pets bundles/pets-int8 runs/pets-pruned \\
         --out reports/pets
     python -m vision.compression.report bundles/lite0 bundles/lite0-int8 --data folder:photos \\
         --out reports/lite0
 
-Takes runs, which are exported to ONNX for the comparison, and bundles; the first is what the others
-are compared to. ONNX Runtime runs all of them on the same images, in turn. A bundle's files for
-other targets (phones, Apple's systems, the browser) are listed with their sizes; LiteRT's is timed.
-Writes report.html, report.json and pareto.png.
+Takes bundles, and runs, which it exports to ONNX; the others are compared with the first. ONNX
+Runtime runs all of them on the same images, in turn. A bundle's files for other targets (phones,
+Apple's systems, the browser) are listed with their sizes; LiteRT's is timed. Writes report.html,
+report.json and pareto.png.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 def _flags(values):
     flags.DEFINE_string("data", "", "source; default: the first model's", flag_values=values)
     flags.DEFINE_string("split", "", "train, val, test or all", flag_values=values)
-    flags.DEFINE_string("out", "", "directory to write to; created if missing", flag_values=values)
+    flags.DEFINE_string("out", "", "directory to write to; created if needed", flag_values=values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,9 @@
     python -m vision.config.shipped            # all
     python -m vision.config.shipped cifar10    # those with this word in their name or title
 
-`--config configs/NAME.py` means one of these if there is no such file in the working directory, so
-that an installed package needs no checkout. They are the folder configs/ of a checkout, or its copy
-in a wheel.
+`--config configs/NAME.py` means one of these if the working directory has no such file, so an
+installed package needs no checkout. They are the folder configs/ of a checkout, or its copy in a
+wheel.
 """
 
 import ast

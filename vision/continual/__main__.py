@@ -1,13 +1,13 @@
-"""Learns tasks one after the other, and reports what was forgotten.
+"""Learns tasks one after another and reports what was forgotten.
 
     python -m vision.continual --config configs/split_fashion_mnist.py:class:ewc
     python -m vision.continual --config configs/split_fashion_mnist.py:task:si --workdir runs/split
 
-Each task of config.continual.tasks is a run of its own, task-1, task-2, ... in --workdir, which
-goes on from the one before with config.objective and config.continual. sequence.json,
-sequence.csv and sequence.png have the accuracy on each task after each: of all classes so far, or,
-with objective.options.within_task, of the classes of each image's own task. The same command goes
-on where it was interrupted.
+Each task of config.continual.tasks is a separate run in --workdir (task-1, task-2, ...), which
+continues the previous one with config.objective and config.continual. sequence.json, sequence.csv
+and sequence.png have the accuracy on each task after each task: over all classes so far or, with
+objective.options.within_task, over the classes of each image's own task. After an interruption,
+repeat the command to continue.
 """
 
 import pathlib

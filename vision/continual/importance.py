@@ -1,19 +1,19 @@
-"""How much each weight matters to what a run has learned: what ewc and si start from.
+"""Measures how much each weight matters to what a run has learned, for ewc and si.
 
     python -m vision.continual.importance --workdir runs/pets
     python -m vision.continual.importance --workdir runs/pets --labels true --images 2000
     python -m vision.continual.importance --workdir runs/pets --kind si
 
 --kind fisher is the diagonal of the Fisher information on the run's training images, Kirkpatrick et
-al. 2017 (arXiv:1612.00796), with BatchNorm in evaluation mode. --labels says of which labels:
-sampled, one draw from the model's own probabilities, which is the Fisher information; expected, all
-classes by their probability, the same without noise, C times slower; true, the labels of the
-images, the empirical Fisher. --kind si is the path integral that a training with
-objective.options.si above 0 has summed up, Zenke et al. 2017 (arXiv:1703.04200).
+al. 2017 (arXiv:1612.00796), with BatchNorm in evaluation mode. --labels selects the labels:
+sampled, one draw from the model's own probabilities, gives the Fisher information; expected, all
+classes weighted by their probability, gives the same without noise, C times slower; true, the
+images' labels, gives the empirical Fisher. --kind si is the path integral that a training with
+objective.options.si above 0 has accumulated, Zenke et al. 2017 (arXiv:1703.04200).
 
-A run that went on from another one also has that one's importance. --anchors=each keeps a penalty
-for each task; latest, with --decay below 1, is online EWC (Schwarz et al. 2018, arXiv:1805.06370).
-The result is RUN/importance/KIND.safetensors, with what was measured in KIND.json beside it.
+A run that continued another run also has that run's importance. --anchors=each keeps one penalty
+per task; latest, with --decay below 1, is online EWC (Schwarz et al. 2018, arXiv:1805.06370). The
+result is RUN/importance/KIND.safetensors; KIND.json next to it records what was measured.
 """
 
 import pathlib
@@ -185,10 +185,10 @@ def _flags(values):
     flags.DEFINE_string("workdir", "", "run directory", flag_values=values)
     flags.DEFINE_string("kind", "fisher", ", ".join(KINDS), flag_values=values)
     flags.DEFINE_string("labels", "sampled", ", ".join(LABELS), flag_values=values)
-    flags.DEFINE_integer("images", 0, "training images to measure; 0 = all", flag_values=values)
+    flags.DEFINE_integer("images", 0, "training images to measure on; 0 = all", flag_values=values)
     text = "each or latest; default: each for fisher, latest for si"
     flags.DEFINE_string("anchors", "", text, flag_values=values)
-    text = "share of the earlier runs' importance that stays"
+    text = "share of the earlier runs' importance that is kept"
     flags.DEFINE_float("decay", 1.0, text, flag_values=values)
     flags.DEFINE_float("damping", DAMPING, "xi of si, above 0", flag_values=values)
 

@@ -1,4 +1,4 @@
-"""Describes data, and packs them into a few large files.
+"""Describes a dataset, and packs it into a few large files.
 
     python -m vision.data info SOURCE
     python -m vision.data pack SOURCE OUT [--shard-mib 256] [--shorter-side 0] [--quality 95]
@@ -8,11 +8,11 @@
 
 `info` prints the parts, the images of each class, the sizes and anything odd. `pack` converts any
 source to array_record files, which `data.source=packed:OUT` reads; if it is killed, repeat it to
-continue. With --shard 1/16 to 16/16, 16 processes or machines pack a share each, into one folder or
-into several whose files are put into one. `verify` compares the SHA-256 of each file. `sheet` draws
-some images of each class in a row; with --config, below them the same images as its training
+continue. With --shard 1/16 to 16/16, 16 processes or machines each pack a share, into one folder or
+into several whose files you then move into one. `verify` compares the SHA-256 of each file. `sheet`
+draws a row of images of each class; with --config, the row below has the same images as training
 augments them. SOURCE is a value of `data.source`, such as folder:photos; with --config, that
-config's fractions and seed divide it for ?imbalance= and ?flip_labels=, which need splits.
+config's fractions and seed split it for ?imbalance= and ?flip_labels=, which need splits.
 """
 
 import pathlib
@@ -48,15 +48,15 @@ def main(argv: Sequence[str]) -> None:
 def _flags(values):
     integers = {
         "shard-mib": (256, "pack: approximate size of each file, MiB"),
-        "shorter-side": (0, "pack: shrink larger images to this many pixels; 0 for never"),
-        "quality": (95, "pack: quality of the JPEG that a shrunk JPEG becomes"),
-        "workers": (0, "pack: number of decoding processes; 0 for one per core"),
+        "shorter-side": (0, "pack: shrink larger images to this many pixels; 0 = never"),
+        "quality": (95, "pack: JPEG quality of JPEG files that are shrunk"),
+        "workers": (0, "pack: number of decoding processes; 0 = one per core"),
     }
     for name, (default_value, help_text) in integers.items():
         flags.DEFINE_integer(name, default_value, help_text, flag_values=values)
     help_text = "sheet: images of each class"
     flags.DEFINE_integer("per-class", 8, help_text, flag_values=values)
-    help_text = "sheet: the picture to write: .png, .jpg or .webp"
+    help_text = "sheet: the picture to write, .png, .jpg or .webp"
     flags.DEFINE_string("out", "", help_text, flag_values=values)
     flags.DEFINE_string("shard", "", "pack: the share to pack, such as 3/16", flag_values=values)
     help_text = "pack: share of images that may be left out"

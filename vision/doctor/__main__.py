@@ -1,9 +1,9 @@
-"""Reports what works on this machine, and what does not and why.
+"""Reports what works on this machine, and what does not work and why.
 
-    python -m vision.doctor           # versions, devices, extras, caches, room
+    python -m vision.doctor           # versions, devices, extras, caches, disk space
     python -m vision.doctor --json    # the same for programs
 
-Exit code 0 if training works, else 1. A note is about something that training does not need.
+The exit code is 0 if training works, else 1. Notes are about things that training does not need.
 """
 
 import json

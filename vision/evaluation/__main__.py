@@ -13,10 +13,10 @@ test split goes into RUN/evaluation, where `python -m vision.evaluation.compare`
 needs --out. The temperature that fits the validation split best is stored there too, in
 calibration.json, and vision.predict then calibrates the run's probabilities with it. The keys of
 config.evaluation choose what is measured and shown, such as --config.evaluation.positive=defect.
---zero-shot evaluates a run with a text tower by prompts for the classes' names: "classes" means
-those of the data, and a file of --templates has a prompt a line, such as "a photo of a {}.".
-Several processes, started by Slurm, Kubernetes or scripts/launch/local, share the images; process 0
-writes.
+--zero-shot evaluates a run with a text tower by prompts for the class names: "classes" means those
+of the data, and a --templates file has one prompt per line, such as "a photo of a {}.". Several
+processes, started by Slurm, Kubernetes or scripts/launch/local, share the images; process 0 writes
+the results.
 """
 
 import pathlib
@@ -99,14 +99,12 @@ def _flags(values):
         "source to use instead of the config's, such as folder:photos",
         flag_values=values,
     )
-    text = "classes to choose from by their names, such as 'cat,dog', or classes: those of the data"
+    text = "names of the classes to choose from, such as 'cat,dog'; 'classes' means the data's"
     flags.DEFINE_string("zero-shot", "", text, flag_values=values)
-    text = "with --zero-shot, a file of prompts with a {} for the class, one a line"
+    text = "with --zero-shot, a file with one prompt per line, with {} for the class"
     flags.DEFINE_string("templates", "", text, flag_values=values)
     flags.DEFINE_string("split", "", "train, val, test or all", flag_values=values)
-    flags.DEFINE_string(
-        "out", "", "directory to write to; it is made if necessary", flag_values=values
-    )
+    flags.DEFINE_string("out", "", "directory to write to; created if needed", flag_values=values)
 
 
 def _directory(values):

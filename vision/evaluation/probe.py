@@ -1,4 +1,4 @@
-"""A linear probe and k nearest neighbors: what embeddings tell of the classes, without training.
+"""A linear probe and k nearest neighbors: how well embeddings separate classes, without training.
 
     python -m vision.evaluation.probe --config configs/transfer_folder.py:photos
     python -m vision.evaluation.probe --workdir runs/pets [--data folder:other] [--out probe.json]
@@ -6,11 +6,11 @@
 
 Embeds the training and test splits with the run's best model, or with a config's pretrained
 weights, and prints the test accuracy of both. The probe is scikit-learn's logistic regression on
-standardized embeddings; the strength of its regularization is the best on the validation split.
+standardized embeddings, with the regularization strength that is best on the validation split.
 
 --protocol simclr, moco, byol or mae instead trains a head on random crops and flips, as those
-papers' linear evaluation does, in the run directory DIR/probe of --out=DIR; DIR/probe.json has the
-accuracies and says what differs from the paper.
+papers' linear evaluation does, in the run directory DIR/probe of --out=DIR. DIR/probe.json has the
+accuracies and lists the differences from the paper.
 """
 
 import pathlib
@@ -105,7 +105,7 @@ def _flags(values):
     flags.DEFINE_string("protocol", LOGISTIC, ", ".join(NAMES), flag_values=values)
     text = "with a --protocol, passes over the training split; 0 = the paper's"
     flags.DEFINE_integer("epochs", 0, text, flag_values=values)
-    text = "with a --protocol, images per step; 0 = those of the config"
+    text = "with a --protocol, images per step; 0 = the config's"
     flags.DEFINE_integer("batch_size", 0, text, flag_values=values)
     flags.DEFINE_integer("k", NEIGHBORS, "number of neighbors", flag_values=values)
 

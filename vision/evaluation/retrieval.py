@@ -5,7 +5,7 @@
         --out retrieval.json
 
 Measures recall at 1, 5 and 10 in both directions on the test split of a run of the objective
-`contrastive`, with chance beside: that of a random order. A caption that several images share is
+`contrastive`, next to chance, the recall of a random order. A caption that several images share is
 searched for once, and any of its images is right. A source without captions gets those that the
 run's `text.templates` make from its class names. --out writes all numbers as JSON.
 """

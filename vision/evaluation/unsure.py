@@ -4,16 +4,16 @@
     python -m vision.evaluation.unsure --workdir runs/pets --precision 0.99
     python -m vision.evaluation.unsure --workdir runs/pets --coverage 0.95
 
-Decide on the precision first: its confidence does not hold for the highest one that turns out to be
-possible.
+Decide on the precision in advance: the confidence does not hold if you pick the highest precision
+that turns out to be possible.
 
---precision: an answer only above a threshold of the top probability, so that of the images that get
-one at least this share is right; --confidence is how sure that is, whatever the number of images.
---coverage: a set of classes that holds the true one for this share of all images. --threshold takes
-a threshold as it is, without a promise. What was chosen goes into RUN/evaluation/unsure.json and
-from there into bundles: the server follows it, and so does `vision.predict --unsure rule`. Without
-one of these flags it only shows what these images can promise. If they cannot promise what is
-wanted, it says so and writes nothing. --clear takes the rule from the run again.
+--precision: answer only above a threshold on the top probability, so that at least this share of
+the answers is right; --confidence is how sure that is, whatever the number of images. --coverage:
+answer with a set of classes that contains the true one for this share of all images. --threshold
+uses a threshold as given, without a promise. The choice goes into RUN/evaluation/unsure.json and
+from there into bundles; the server follows it, and so does `vision.predict --unsure rule`. Without
+any of these flags, the command only shows what these images can promise. If they cannot promise
+what you ask for, it says so and writes nothing. --clear removes the rule from the run.
 """
 
 import pathlib
@@ -73,13 +73,13 @@ def main(argv: Sequence[str]) -> None:
 
 def _flags(values):
     flags.DEFINE_string("workdir", "", "run directory", flag_values=values)
-    text = "share of right ones among the answers, such as 0.99"
+    text = "share of the answers that must be right, such as 0.99"
     flags.DEFINE_string(PRECISION, "", text, flag_values=values)
-    text = "share of images whose true class is in the set, such as 0.95"
+    text = "share of images whose true class must be in the set, such as 0.95"
     flags.DEFINE_string(COVERAGE, "", text, flag_values=values)
-    text = "top probability from which an answer is given, without a promise"
+    text = "lowest top probability to answer at, without a promise"
     flags.DEFINE_string("threshold", "", text, flag_values=values)
-    text = "the run has no rule any longer; what was measured stays"
+    text = "remove the run's rule; its measurements stay"
     flags.DEFINE_bool("clear", False, text, flag_values=values)
     text = "how sure a promised precision is"
     flags.DEFINE_float("confidence", 0.95, text, flag_values=values)

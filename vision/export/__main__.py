@@ -1,4 +1,4 @@
-"""Exports a trained model for other programs, and verifies that it is the same model.
+"""Exports a trained model for other programs and verifies that it is the same model.
 
     python -m vision.export --workdir runs/pets --out bundles/pets
     python -m vision.export --workdir runs/pets --format onnx,tflite,saved_model --out bundles/pets
@@ -9,20 +9,20 @@
 
 The result is a bundle: the model from uint8 pixels to probabilities, in each format, and
 bundle.json. Each file is run in its own runtime and compared with JAX on images of the validation
-split; if it differs, nothing is written. With --heatmap, model.onnx also returns where in an image
-its class is seen, which the server's page shows. For callers that cannot prepare images, such as
+split; if it differs, nothing is written. With --heatmap, model.onnx also returns where in the image
+it sees the class, which the server's page shows. For callers that cannot prepare images, such as
 MediaPipe, --resize-inside SIZE takes larger ones and --rgb gives a gray model three channels:
 docs/edge.md.
 
 onnx: ONNX Runtime, TensorRT; any number of images at a time, or --batch of them. tflite: LiteRT, on
 phones. stablehlo: JAX and XLA without this project. saved_model: TensorFlow Serving. coreml: apps
-on Apple's systems; on Linux an interpreter checks the file, as Apple's runtime is not there.
-safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json`; on its own
-it is written without a bundle. timm loads it with `timm.create_model(NAME, num_classes=N,
+on Apple's systems; on Linux an interpreter checks the file, because Apple's runtime is missing.
+safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json`; alone, it
+is written without a bundle. timm loads it with `timm.create_model(NAME, num_classes=N,
 checkpoint_path="pets/model.safetensors")`, this project with
 `model.pretrained=pets/model.safetensors`. web: the folder web/ in the bundle, a page that
-classifies images in the browser and that any static web server can host; --web-runtime chooses
-what runs the model there, whose npm packages are downloaded, or taken from --web-packages.
+classifies images in the browser and that any static web server can host. --web-runtime chooses what
+runs the model there; its npm packages are downloaded, or taken from --web-packages.
 """
 
 import os
@@ -84,7 +84,7 @@ def _require_packages(values):
 
 
 def _flags(values):
-    flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
+    flags.DEFINE_string("workdir", "", "run directory", flag_values=values)
     flags.DEFINE_list(
         "format",
         "onnx",
@@ -100,7 +100,7 @@ def _flags(values):
     flags.DEFINE_integer(
         "batch",
         0,
-        "images in a batch; 0 for any number, if the format allows it",
+        "images in a batch; 0 = any number, if the format allows it",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -112,19 +112,19 @@ def _flags(values):
     flags.DEFINE_bool(
         "heatmap",
         False,
-        "onnx: also return where the most probable class is seen",
+        "onnx: also return where the model sees the most probable class",
         flag_values=values,
     )
     flags.DEFINE_bool(
         "rgb",
         False,
-        "a gray model: take three channels, and make one of them in the graph",
+        "gray model: take three channels and convert them to one in the graph",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "resize-inside",
         0,
-        "take images of this side, and resize and crop them in the graph; 0 leaves that to the "
+        "take images with this side, and resize and crop them in the graph; 0 leaves that to the "
         "caller",
         flag_values=values,
     )
@@ -143,7 +143,7 @@ def _flags(values):
     flags.DEFINE_string(
         "web-packages",
         "",
-        "folder with the npm packages of web's runtime; default: they are downloaded once",
+        "folder with the npm packages of web's runtime; default: download them once",
         flag_values=values,
     )
     flags.DEFINE_string("out", "", "directory to write to", flag_values=values)

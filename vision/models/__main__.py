@@ -5,8 +5,8 @@
     python -m vision.models --format csv > models.csv
 
 Parameters are counted with 1,000 classes. GMACs are billions of multiplications in convolutions and
-matrix products, for one image of the given size. "paper" is the paper's ImageNet top-1, "best" that
-of the best weights listed, in percent.
+matrix products, for one image of the given size. "paper" is the paper's ImageNet top-1 accuracy,
+"best" that of the best weights listed, both in percent.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Which images that the server has kept are worth labeling? And: the answers, back as a source.
+"""Which of the server's kept images are worth labeling? Also turns the labels into a source.
 
     python -m vision.monitoring.collect --bundle models/pets/3 --log predictions --out to_label
     python -m vision.monitoring.collect --bundle models/pets/3 --log predictions --out to_label \\
@@ -6,18 +6,18 @@
     python -m vision.monitoring.collect --labeled annotations.xml --out to_label
     python -m vision.main --config configs/incremental.py:runs/pets:csv:to_label/labeled.csv
 
-The first two choose from the images of the server's --keep-images: those on which versions
+The first two choose from the images that the server's --keep-images kept: those on which versions
 disagree, that are far from what the model was validated on, that have drifted, or of which the
-model is uncertain; a quota for each predicted class, no near duplicates, as different as possible.
-With --random 50, 50 of them are drawn at random instead, as is best if all traffic has changed.
-Into --out they write images/, images.csv, report.html, and tasks for CVAT and Label Studio with the
-model's classes filled in.
+model is unsure. The choice has a quota for each predicted class, no near duplicates, and images as
+different as possible. With --random 50, 50 of them are drawn at random instead, which is best if
+all traffic has changed. --out gets images/, images.csv, report.html, and tasks for CVAT and Label
+Studio with the model's classes filled in.
 
-With --labeled, the answers are read: images.csv with its column "label" filled in, CVAT's export
-"for images 1.1", or Label Studio's JSON. Into the same --out go labeled.csv, which the trainer
-opens as csv:to_label/labeled.csv, and labels.csv, by request, for quality in production.
+--labeled reads the answers: images.csv with its column "label" filled in, CVAT's export "for images
+1.1", or Label Studio's JSON. The same --out gets labeled.csv, which the trainer opens as
+csv:to_label/labeled.csv, and labels.csv, by request, for quality in production.
 
---out keeps what it had if anything fails.
+If anything fails, --out keeps its old contents.
 """
 
 import pathlib
@@ -99,15 +99,15 @@ def _flags(values):
     text("out", "", "directory to write to, or whose images were labeled")
     text("labeled", "", "file of answers: CSV, CVAT's XML or Label Studio's JSON")
     text("window", "1000", "rows in a window of drift, or a time such as 30m, 1h or 7d")
-    number("count", 200, "images to choose, at most")
+    number("count", 200, "maximum number of images to choose")
     number(
         "per-class",
         0,
-        "images of a predicted class, at most; 0 = twice an equal share, or more if none is left",
+        "maximum images of a predicted class; 0 = twice an equal share, or more if no others remain",
     )
-    number("history", 50, "windows to compare with the reference, the latest")
-    number("random", 0, "images of these that are drawn at random, whatever they are")
-    number("seed", 0, "orders images that are equally worth it, and draws")
+    number("history", 50, "number of latest windows to compare with the reference")
+    number("random", 0, "how many of these to draw at random from all kept images")
+    number("seed", 0, "seed that orders equally good images and draws at random")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Has what a model is asked changed since it was trained?
+"""Have the requests to a model changed since it was trained?
 
     python -m vision.monitoring.drift --bundle models/pets/3 --log predictions --out drift
     python -m vision.monitoring.drift --bundle models/pets/3 --log predictions --out drift \\
         --window 1h --strict
 
 Compares windows of the server's --prediction-log with the reference in the bundle: what the images
-are like (brightness, contrast, sharpness, colors, shape, size), how sure the model is, which
+look like (brightness, contrast, sharpness, colors, shape, size), how sure the model is, which
 classes it predicts, and a sketch of its embeddings. A window is a number of rows or a time (30m,
-1h, 7d). A feature alarms if a permutation test, corrected for the number of features, says that
-the difference is not an accident, and it is large: --effect, or a KL divergence of --kl.
+1h, 7d). A feature raises an alarm if the difference is not due to chance, by a permutation test
+corrected for the number of features, and is large: --effect, or a KL divergence of --kl.
 
-Writes report.html and drift.json into --out, which keeps what it had if anything fails. With
---strict the exit code is 1 if the latest window alarms.
+Writes report.html and drift.json into --out; if anything fails, --out keeps its old contents. With
+--strict, the exit code is 1 if the latest window raises an alarm.
 """
 
 import pathlib
@@ -102,21 +102,21 @@ def _flags(values):
     text("log", "", "directory of the server's --prediction-log")
     text("window", "1000", "rows in a window, or a time such as 30m, 1h or 7d")
     text("out", "", "directory to write report.html and drift.json to")
-    flags.DEFINE_integer("history", 50, "windows to compare, the latest", flag_values=values)
+    flags.DEFINE_integer("history", 50, "number of latest windows to compare", flag_values=values)
     flags.DEFINE_float(
-        "alpha", 0.01, "chance of a false alarm in a window, at most", flag_values=values
+        "alpha", 0.01, "maximum chance of a false alarm in a window", flag_values=values
     )
     flags.DEFINE_float(
-        "kl", 0.2, "KL divergence that alarms, if it is not an accident", flag_values=values
+        "kl", 0.2, "KL divergence that raises an alarm, if not due to chance", flag_values=values
     )
     flags.DEFINE_float(
         "effect",
         0.1,
-        "Kolmogorov-Smirnov or total variation distance that does",
+        "Kolmogorov-Smirnov or total variation distance that does so",
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "strict", False, "exit with 1 if the latest window alarms", flag_values=values
+        "strict", False, "exit with 1 if the latest window raises an alarm", flag_values=values
     )
 
 

@@ -5,13 +5,13 @@
     python -m vision.run.classes --workdir runs/cars --out runs/merged --merge vehicle=car,truck
     python -m vision.run.classes --workdir runs/cars --out runs/split --split car=sedan,van
 
-The result is a run like any other; the old one stays as it is. Each flag may be given several
-times, together with the others; all refer to the classes of the old run. In a name, write %2C for a
-comma, %3D for "=" and %25 for "%".
+The result is an ordinary run; the old one does not change. You can repeat and combine --rename,
+--merge and --split; all refer to the classes of the old run. In a name, write %2C for a comma, %3D
+for "=" and %25 for "%".
 
-A merged class stands in the place of its first member and has exactly the sum of their
-probabilities. The parts of a split class share its probability equally, so they are predicted
-alike until a training from the new run (model.pretrained) tells them apart.
+A merged class takes the place of its first member, and its probability is exactly the sum of its
+members'. The parts of a split class share its probability equally, so they are predicted alike
+until a training from the new run (model.pretrained) tells them apart.
 """
 
 import pathlib
@@ -53,11 +53,11 @@ def main(argv: Sequence[str]) -> None:
 
 def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a finished run", flag_values=values)
-    flags.DEFINE_string("out", "", "directory of the new run; new", flag_values=values)
+    flags.DEFINE_string("out", "", "directory of the new run; must not exist", flag_values=values)
     meanings = {
         "rename": "another name for a class",
-        "merge": "one class of several",
-        "split": "several classes of one",
+        "merge": "one class from several",
+        "split": "several classes from one",
     }
     for kind, meaning in meanings.items():
         help_text = f"{FORMS[kind]}: {meaning}; may be repeated"

@@ -1,17 +1,17 @@
-"""Shows the runs below some directories, side by side.
+"""Shows the runs below one or more directories, side by side.
 
     python -m vision.runs runs
     python -m vision.runs runs --filter model.name=vit --filter 'accuracy>0.9' --sort=-accuracy
     python -m vision.runs runs --group           # mean ± deviation over the seeds of each config
-    python -m vision.runs runs --format csv      # or json; also beside --group and --diff
+    python -m vision.runs runs --format csv      # or json; also with --group and --diff
     python -m vision.runs runs --out report      # a page: report/report.html
-    python -m vision.runs runs --watch           # follows those that are training, until Ctrl-C
+    python -m vision.runs runs --watch           # follows running trainings, until Ctrl-C
     python -m vision.runs --diff runs/a runs/b   # how they differ
 
 Reads config.json, result.json and metrics.jsonl, never a checkpoint. A condition is KEY, one of =,
-!=, <, <=, >, >= and ~ (contains), and a value; keys are those of the config, and name, state,
+!=, <, <=, >, >= and ~ (contains), and a value. Keys are those of the config, and name, state,
 ended, model, data, steps, best_step, images_per_second, seconds, date, accuracy (on the test split,
-as every measure without val/), val/accuracy and the other measures of the log.
+like every measure without val/), val/accuracy and the other measures of the log.
 """
 
 import pathlib
@@ -64,15 +64,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _flags(values):
-    text = "condition such as model.name=vit or 'accuracy>0.9'; may be repeated: all must hold"
+    text = "condition such as model.name=vit or 'accuracy>0.9'; if repeated, all must hold"
     flags.DEFINE_multi_string("filter", [], text, flag_values=values)
-    text = "key to order by, -KEY from the highest; default: the newest first"
+    text = "key to sort by; -KEY: highest first; default: newest first"
     flags.DEFINE_string("sort", "-date", text, flag_values=values)
     text = "one line for runs whose configs differ only in seed, with mean ± deviation"
     flags.DEFINE_boolean("group", False, text, flag_values=values)
-    flags.DEFINE_boolean("diff", False, "show how the runs named differ", flag_values=values)
+    flags.DEFINE_boolean("diff", False, "show how the named runs differ", flag_values=values)
     flags.DEFINE_string(
-        "format", "table", "table, csv or json (an object a line)", flag_values=values
+        "format", "table", "table, csv or json (one object per line)", flag_values=values
     )
     flags.DEFINE_string("out", "", "directory to write a page to", flag_values=values)
     flags.DEFINE_boolean("watch", False, "follow the runs until Ctrl-C", flag_values=values)

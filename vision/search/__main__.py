@@ -1,17 +1,17 @@
-"""Searches hyperparameters with Optuna, or runs a config's sweep(): every trial is an ordinary run.
+"""Searches for hyperparameters with Optuna, or runs a config's sweep(). Each trial is a normal run.
 
     python -m vision.search --config configs/digits.py --space configs/spaces/supervised.py \\
         --trials 40 --workers 2 --pruner hyperband --repeat 2 --seeds 0,1,2 --out runs/search
     python -m vision.search --config configs/longtail_mnist5k.py --seeds 0,1,2 --out runs/sweep
 
 Writes trials/0000, trials/0001, ... (run directories), trials.csv, best.py (a config that runs as
-it is), report.html and, with --repeat, repeats/. The same command with the same --out goes on where
-it was interrupted or killed; with a larger --trials it goes further. Without --space, the config
-file's sweep() yields the dicts of overrides of which each is a run.
+it is), report.html and, with --repeat, repeats/. If the search is interrupted or killed, repeat the
+command with the same --out to continue; a larger --trials extends it. Without --space, the config
+file's sweep() yields dicts of overrides, and each is a run.
 
---storage says where the study lives: by default a journal file in --out. Many machines use
-grpc://HOST:PORT (python -m vision.search.serve serves it) or postgresql://..., and one --out on a
-disk that all of them see; each runs the same command. docs/search.md has the rest.
+--storage says where the study is stored: by default in a journal file in --out. For many machines,
+use grpc://HOST:PORT (python -m vision.search.serve serves it) or postgresql://..., put --out on a
+shared disk, and run the same command on each. docs/search.md has the rest.
 """
 
 import pathlib
@@ -163,21 +163,21 @@ def _flags(values: flags.FlagValues) -> None:
         flags.DEFINE_integer(name, default, meaning, flag_values=values)
 
     text("space", "", "file with space(trial, config); default: the config file's sweep()")
-    number("trials", None, "number of trials in all; default: all of a grid")
+    number("trials", None, "total number of trials; default: the whole grid")
     text("out", "", "directory of the study: runs, trials.csv, best.py, report.html")
     number("workers", 1, "processes on this machine, which divide its cores and GPUs")
     text("storage", "", "journal:FILE, grpc://HOST:PORT, postgresql://...")
-    text("name", "", "name of the study in the storage; default: that of --out")
+    text("name", "", "name of the study in the storage; default: the name of --out")
     text("sampler", "tpe", ", ".join(SAMPLERS))
     text("pruner", "none", ", ".join(PRUNERS))
     flags.DEFINE_float(
         "grace", 0.1, "share of the training before which nothing is pruned", flag_values=values
     )
     text("objective", "", "MEASURE[:max|min],...; default: the config's checkpoint.metric")
-    number("repeat", 0, "train the best so many configs, and the given one, again with --seeds")
+    number("repeat", 0, "retrain this many of the best configs, and the given one, with --seeds")
     text("seeds", "", "seeds of --repeat, or of each override of a sweep(), such as 0,1,2")
     number("seed", 0, "seed of the sampler")
-    flags.DEFINE_bool("retry", False, "try trials that have failed again", flag_values=values)
+    flags.DEFINE_bool("retry", False, "retry failed trials", flag_values=values)
 
 
 if __name__ == "__main__":

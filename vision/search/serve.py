@@ -1,11 +1,11 @@
-"""Serves a study's database to many workers, by Optuna's gRPC proxy.
+"""Serves a study's database to many workers, through Optuna's gRPC proxy.
 
     python -m vision.search.serve --storage sqlite:///studies.db --port 13000
     python -m vision.search.serve --storage postgresql://me:secret@db/studies --host 0.0.0.0
 
-Workers then use --storage grpc://HOST:13000. The proxy knows no passwords and no encryption: by
-default only this machine reaches it; open it with --host 0.0.0.0 inside a network that you trust.
-It ends with Ctrl-C or SIGTERM; what is in the database stays.
+Workers then use --storage grpc://HOST:13000. The proxy has no passwords and no encryption. By
+default, only this machine can reach it; open it with --host 0.0.0.0 inside a network that you
+trust. It stops on Ctrl-C or SIGTERM; the contents of the database stay.
 """
 
 import socket

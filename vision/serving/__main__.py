@@ -5,9 +5,9 @@
         --tls-certificate c.pem --tls-key k.pem
     python -m vision.serving --models models/ --settings serving.json
 
-A flag overrides the settings file, which overrides the defaults. The server ends on SIGTERM or
-Ctrl-C, once it has answered the requests in progress. Try http://127.0.0.1:8080 in a browser, and
-its /docs.
+A flag overrides the settings file, which overrides the defaults. The server stops on SIGTERM or
+Ctrl-C, once it has answered the requests in progress. Open http://127.0.0.1:8080 in a browser; the
+API is at /docs.
 """
 
 import asyncio

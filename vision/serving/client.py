@@ -1,8 +1,8 @@
-"""A client of the server that needs only Python's standard library.
+"""A client for the server that needs only Python's standard library.
 
     python -m vision.serving.client http://127.0.0.1:8080 photo.jpg other.png --model pets
 
-Images are sent as they are, by POST /classify/MODEL; arrays by the Open Inference Protocol V2 with
+Images are sent unchanged, with POST /classify/MODEL; arrays use the Open Inference Protocol V2 with
 its binary extension.
 """
 

@@ -36,18 +36,18 @@ class Settings:
         int, "port to load, unload and roll back; always on 127.0.0.1; 0 = closed"
     ] = 0
     start_timeout: Annotated[
-        float, "seconds that a start waits for models behind a link that leads nowhere yet"
+        float, "seconds to wait at startup for models behind a link that is still dangling"
     ] = 60.0
     poll: Annotated[float, "seconds between scans for new versions and a new traffic.json"] = 1.0
 
     max_batch: Annotated[
-        int, "images in a batch; 0 = measured: the fewest that are about as fast, per image, as any"
+        int, "images in a batch; 0 = measured: the smallest batch about as fast per image as any"
     ] = 0
     max_delay: Annotated[float, "seconds that an image may wait for others"] = 0.002
     max_queue: Annotated[
-        int, "waiting images of each version; beyond that, requests are refused with 429"
+        int, "images that may wait for each version; beyond that, requests are refused with 429"
     ] = 256
-    threads: Annotated[int, "threads for the model; 0 = all cores that its container may use"] = 0
+    threads: Annotated[int, "threads for the model; 0 = all cores that the container may use"] = 0
     decode_threads: Annotated[int, "threads that decode images; 0 = all cores, but at most 4"] = 0
     provider: Annotated[str, "cpu, cuda or tensorrt"] = "cpu"
 
@@ -58,9 +58,9 @@ class Settings:
         60_000_000
     )
     max_side: Annotated[int, "pixels of an image's side"] = 16_384
-    body_timeout: Annotated[float, "seconds for a request to arrive; large ones have more"] = 10.0
+    body_timeout: Annotated[float, "seconds for a request to arrive; large ones get more"] = 10.0
     timeout: Annotated[float, "seconds for an answer"] = 30.0
-    drain: Annotated[float, "seconds that a stop waits for answers"] = 30.0
+    drain: Annotated[float, "seconds that shutdown waits for answers"] = 30.0
     # longer than load balancers keep a connection, so that they never use one that is closing
     idle: Annotated[float, "seconds that an HTTP connection may stay open between requests"] = 75.0
 
@@ -71,9 +71,9 @@ class Settings:
     ] = ""
     trusted_proxies: Annotated[
         str,
-        "addresses and networks of proxies that tell a client's address, such as 10.0.0.0/8,::1",
+        "addresses and networks of proxies that pass on client addresses, such as 10.0.0.0/8,::1",
     ] = ""
-    proxy_header: Annotated[str, "the header in which they do: x-forwarded-for or forwarded"] = (
+    proxy_header: Annotated[str, "the header that they use: x-forwarded-for or forwarded"] = (
         "x-forwarded-for"
     )
 
@@ -86,18 +86,18 @@ class Settings:
 
     access_log: Annotated[str, "file of JSON lines; - = stdout; '' = none"] = "-"
     prediction_log: Annotated[str, "directory of rotating Parquet files; '' = none"] = ""
-    prediction_rows: Annotated[int, "rows in a file, at most"] = 10_000
-    prediction_minutes: Annotated[float, "minutes in a file, at most"] = 5.0
-    prediction_files: Annotated[int, "files to keep, the latest; 0 = all"] = 0
+    prediction_rows: Annotated[int, "maximum rows in a file"] = 10_000
+    prediction_minutes: Annotated[float, "maximum minutes in a file"] = 5.0
+    prediction_files: Annotated[int, "latest files to keep; 0 = all"] = 0
     log_hashes: Annotated[bool, "also log the SHA-256 of each image"] = False
     drift_window: Annotated[
-        int, "images, at least, in a window of the drift metrics; with --prediction-log; 0 = none"
+        int, "minimum images in a window of the drift metrics; with --prediction-log; 0 = none"
     ] = 1000
     keep_images: Annotated[
         float, "share of the images to keep for labeling, such as 0.01; with --prediction-log"
     ] = 0.0
-    keep_per_class: Annotated[int, "images of each model and class to keep, the latest"] = 1000
-    keep_gib: Annotated[float, "GiB of images to keep, the latest"] = 1.0
+    keep_per_class: Annotated[int, "latest images of each model and class to keep"] = 1000
+    keep_gib: Annotated[float, "GiB of the latest images to keep"] = 1.0
     keep_days: Annotated[float, "days after which kept images are deleted"] = 30.0
 
 

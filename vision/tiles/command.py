@@ -44,15 +44,15 @@ class Classified(NamedTuple):
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of tiles."""
-    text = "cut images into tiles of this side, in pixels, and decide on all of them"
+    text = "cut images into tiles with this side, in pixels, and decide from all of them"
     flags.DEFINE_integer("tiles", None, text, flag_values=values)
-    text = "with --tiles, the part of its side that a tile shares with the next one"
+    text = "with --tiles, the fraction of a tile's side that overlaps the next tile"
     flags.DEFINE_float("overlap", Tiling.overlap, text, flag_values=values)
     text = "with --tiles, the class of images without defects"
     flags.DEFINE_string("normal", None, text, flag_values=values)
-    text = "with --normal, what the probability of another class must exceed in a tile"
+    text = "with --normal, the probability that another class must exceed in a tile"
     flags.DEFINE_float("defect-threshold", Tiling.defect_threshold, text, flag_values=values)
-    text = "with --tiles, directory for a picture and an .npz file of where each image shows what"
+    text = "with --tiles, directory for a map of each image's classes: a picture and an .npz file"
     flags.DEFINE_string("maps", "", text, flag_values=values)
 
 

@@ -1,15 +1,15 @@
-"""Compares evaluated runs, image by image, with the first of them.
+"""Compares evaluated runs with the first one, image by image.
 
     # prints a table and a verdict
     python -m vision.evaluation.compare runs/resnet runs/vit
     # also writes files
     python -m vision.evaluation.compare runs/resnet runs/vit --out comparison
 
-Each run must have been evaluated on the same images by `python -m vision.evaluation`; instead of a
-run directory, the directory that holds its predictions.parquet may be given. --out DIR writes
+First evaluate each run on the same images with `python -m vision.evaluation`; instead of a run
+directory, you can give the directory that holds its predictions.parquet. --out DIR writes
 comparison.html, comparison.json and flipped.csv: the images that one run gets right and another
-wrong. Which run is better is decided from the images on which they differ, by McNemar's exact test,
-with Holm's correction for several runs.
+wrong. McNemar's exact test on the images where the runs differ decides which is better, with Holm's
+correction for several runs.
 """
 
 import pathlib

@@ -1,21 +1,22 @@
-"""May a new model take the place of an old one? Rules on named data; for CI.
+"""May a new model replace an old one? Applies rules on named data, for CI.
 
     python -m vision.evaluation.gate runs/pets runs/next --data old=folder:pets \\
         --data new=csv:to_label/labeled.csv --out gate
     python -m vision.evaluation.gate models/pets/3 models/pets/4 --data old=folder:pets \\
         --max-loss old=0.02 --max-class-loss old=0.1 --decide interval --out gate
 
-OLD and NEW are runs or bundles. Each NAME=SOURCE of --data names images; both models answer those
-that neither has learned from. By default NEW must gain at least 0 on `new` and lose at most 0.01 of
-accuracy on `old`, if there are such data. --max-class-loss is about the recall of each class with
-at least --class-images images, --max-calibration-loss about the expected calibration error. Rules
-compare what was measured, or with --decide interval the worse end of the 95 % interval: then NEW
-must keep them for sure, and few images do not pass, nor does --max-class-loss if no class has
-enough images. A class that only one of the models has counts as wrong for the other.
+OLD and NEW are runs or bundles. Each --data NAME=SOURCE names a set of images; both models classify
+those that neither has learned from. By default, NEW must gain at least 0 in accuracy on `new` and
+lose at most 0.01 on `old`, if there are such data. --max-class-loss limits the recall lost by each
+class with at least --class-images images, --max-calibration-loss the rise of the expected
+calibration error. Rules compare the measured values or, with --decide interval, the worse end of
+the 95 % interval. Then NEW must keep them for sure: too few images do not pass, nor does
+--max-class-loss if no class has enough images. A class that only one model has counts as wrong for
+the other.
 
 Writes gate.json and gate.md, a comment for a pull request. Exits with 0 if NEW keeps all rules,
-with 1 if not, with 2 for a mistake in the command or the data. As any command it also exits with 1
-if it fails otherwise, as on a full disk; then there is no gate.json.
+with 1 if not, with 2 for a mistake in the command or the data. Like any command, it also exits with
+1 if it fails for another reason, such as a full disk; then there is no gate.json.
 """
 
 import contextlib
@@ -103,17 +104,17 @@ def _flags(values):
         flags.DEFINE_multi_string(name, None, f"NAME=NUMBER: {meaning}", flag_values=values)
 
     flags.DEFINE_multi_string("data", [], "NAME=SOURCE, may be repeated", flag_values=values)
-    rule("min-gain", "gain of accuracy, at least; new=0 by default")
-    rule("max-loss", "loss of accuracy, at most; old=0.01 by default")
-    rule("max-class-loss", "loss of any class's recall, at most")
-    rule("max-calibration-loss", "rise of the expected calibration error, at most")
+    rule("min-gain", "minimum gain in accuracy; default: new=0")
+    rule("max-loss", "maximum loss of accuracy; default: old=0.01")
+    rule("max-class-loss", "maximum loss of any class's recall")
+    rule("max-calibration-loss", "maximum rise of the expected calibration error")
     flags.DEFINE_integer(
-        "class-images", 20, "images that a class must have to be judged", flag_values=values
+        "class-images", 20, "images that a class needs to be judged", flag_values=values
     )
     flags.DEFINE_string(
         "decide",
         "estimate",
-        "by the estimate, or by the worse end of the interval",
+        "estimate, or interval for its worse end",
         flag_values=values,
     )
     flags.DEFINE_string(

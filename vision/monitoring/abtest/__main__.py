@@ -1,4 +1,4 @@
-"""Is a new version of a model better than the old one? Plans an A/B test, and analyzes it.
+"""Is a new version of a model better than the old one? Plans and analyzes an A/B test.
 
     python -m vision.monitoring.abtest plan --baseline 0.9 --effect 0.01 --traffic 5000
     python -m vision.monitoring.abtest plan --deviation 40 --effect=-5 --split 90:10
@@ -7,18 +7,18 @@
     python -m vision.monitoring.abtest analyze --log predictions --model pets --old 3 --new 4 \\
         --labels labels.csv --table requests.csv --guardrail=latency:5 --sequential --out abtest
 
-`plan` prints how many requests are needed for a wanted effect and power: of a share, such as an
-accuracy (--baseline), or of a mean (--deviation). `analyze` compares what two versions have
-answered by the server's --prediction-log: the measure is accuracy, a column of the log, such as
-confidence, or one of --table, a CSV or Parquet file by request (column id). --effect is the
-difference that matters; its sign says which direction is better. --guardrail MEASURE:MARGIN, which
-may be repeated, is a measure that must not fall below (-0.01) or rise above (5) the old version's
-by more. --covariate, what was certain before the answer, makes the test more sensitive (CUPED);
-whether a column of --table was, only you can know. With --sequential the analysis may be repeated
-as often as one likes. Shadow answers are compared image by image with those that were given.
+`plan` prints how many requests you need for an effect and a power: in a share, such as an accuracy
+(--baseline), or in a mean (--deviation). `analyze` compares the answers of two versions in the
+server's --prediction-log. The measure is accuracy, a column of the log, such as confidence, or one
+of --table, a CSV or Parquet file by request (column id). --effect is the difference that matters;
+its sign says which direction is better. --guardrail MEASURE:MARGIN, which may be repeated, is a
+measure that must not fall below the old version's by more than the margin (-0.01) or rise above it
+by more (5). --covariate, a value known before the answer, makes the test more sensitive (CUPED);
+only you can tell whether a column of --table qualifies. With --sequential, you may repeat the
+analysis as often as you like. Shadow answers are compared image by image with the returned ones.
 
-Writes report.html and abtest.json into --out, which keeps what it had if anything fails, and prints
-ship, keep or continue.
+Writes report.html and abtest.json into --out and prints ship, keep or continue. If anything fails,
+--out keeps its old contents.
 """
 
 import datetime
@@ -213,37 +213,37 @@ def _flags(values):
         flags.DEFINE_float(name, default, meaning, flag_values=values)
 
     number("alpha", 0.05, "chance of a false positive")
-    number("power", 0.8, "chance to see --effect")
-    number("effect", None, "difference that matters; below 0 if less is better; 0.01 of a share")
+    number("power", 0.8, "chance of detecting --effect")
+    number("effect", None, "difference that matters; negative if less is better; shares: 0.01")
     text("split", "50:50", "shares of the traffic, OLD:NEW")
     number("baseline", None, "plan: the old version's share, such as its accuracy")
     number("deviation", None, "plan: standard deviation of a measure")
-    number("traffic", 0.0, "plan: requests in a day that the two versions answer")
-    number("images", 1.0, "plan: images in a request, on average")
+    number("traffic", 0.0, "plan: requests per day that the two versions answer")
+    number("images", 1.0, "plan: average number of images per request")
     number("correlation", 0.0, "plan: correlation between two images of a request")
     text("log", "", "analyze: directory of the server's --prediction-log")
     text("model", "", "analyze: name of the model")
-    text("old", "", "analyze: version that is compared with")
-    text("new", "", "analyze: version that is tried")
+    text("old", "", "analyze: version to compare with")
+    text("new", "", "analyze: version to test")
     text("labels", "", "analyze: file or folder of labels: docs/monitoring.md")
-    text("table", "", "analyze: CSV or Parquet file of columns by request, column id")
-    text("measure", "accuracy", "analyze: what decides: accuracy, a column of log or table")
-    text("covariate", "", "analyze: column for CUPED, certain before the answer")
+    text("table", "", "analyze: CSV or Parquet file of columns by request (column id)")
+    text("measure", "accuracy", "analyze: what decides: accuracy, or a column of log or table")
+    text("covariate", "", "analyze: column for CUPED, known before the answer")
     text("unit", "", "analyze: column of --table that the traffic is split by, such as user")
     flags.DEFINE_multi_string(
         "guardrail", [], "analyze: MEASURE:MARGIN; may be repeated", flag_values=values
     )
     flags.DEFINE_bool(
-        "sequential", False, "analyze: may be repeated at any time", flag_values=values
+        "sequential", False, "analyze: a test to repeat at any time", flag_values=values
     )
     flags.DEFINE_integer(
         "planned",
         0,
-        "analyze: requests of the plan; 0: what --effect and --power ask for",
+        "analyze: planned number of requests; 0 = what --effect and --power need",
         flag_values=values,
     )
-    text("since", "", "analyze: take answers from this time on, ISO 8601, UTC")
-    text("until", "", "analyze: take answers before this time")
+    text("since", "", "analyze: use answers from this time on, ISO 8601, UTC")
+    text("until", "", "analyze: use answers before this time")
     text("out", "", "analyze: directory to write report.html and abtest.json to")
 
 

@@ -1,4 +1,4 @@
-"""How good is a model on what it is asked, and has it become worse?
+"""How good is a model on the requests that it gets, and has it become worse?
 
     python -m vision.monitoring.quality --bundle models/pets/3 --log predictions --out quality \\
         --labels labels.csv
@@ -7,17 +7,18 @@
     python -m vision.monitoring.quality --bundle models/pets/3 --log predictions \\
         --labels labels/ --listen 127.0.0.1:9109 --every 60
 
-Joins late labels to the server's --prediction-log by the request's identifier: files .csv, .tsv or
-.parquet with the columns id and label, and if need be image (its index in the request) and time
-(when the label came). For each window of rows or of time: accuracy, each class's recall and the
-calibration error, with 95 % intervals, and what the accuracy would be by confidence alone, as
-without --labels. A window alarms if the accuracy or a recall is lower than on the bundle's own
-validation images, and that is not an accident: by Fisher's exact test, corrected for the number of
-classes. The labels should be of images chosen at random.
+Joins late labels to the server's --prediction-log by request ID: .csv, .tsv or .parquet files with
+the columns id and label and, if needed, image (its index in the request) and time (when the label
+came). Each window of rows or of time gets the accuracy, each class's recall and the calibration
+error, with 95 % intervals, and an estimate of the accuracy from confidence alone, which is all that
+you get without --labels. A window raises an alarm if the accuracy or a recall is lower than on the
+bundle's own validation images and the drop is not due to chance, by Fisher's exact test corrected
+for the number of classes. Label images that are chosen at random.
 
-Writes report.html and quality.json into --out, which keeps what it had if anything fails. With
---strict the exit code is 1 if the latest window with enough labels alarms. With --listen it goes
-on, looks again every --every seconds, and shows Prometheus the result at /metrics.
+Writes report.html and quality.json into --out; if anything fails, --out keeps its old contents.
+With --strict, the exit code is 1 if the latest window with enough labels raises an alarm. With
+--listen, it keeps running, checks every --every seconds, and serves the result to Prometheus at
+/metrics.
 """
 
 import pathlib
@@ -198,24 +199,27 @@ def _flags(values):
 
     text("bundle", "", "directory of the bundle that was served")
     text("log", "", "directory of the server's --prediction-log")
-    text("labels", "", "file of labels, .csv, .tsv or .parquet, or folder; none: estimates only")
+    text("labels", "", "file of labels (.csv, .tsv or .parquet) or a folder; none: estimates only")
     text(
         "new-classes",
         "",
-        "A,B,...: classes of labels that the bundle does not have; its answers to them are wrong",
+        "A,B,...: classes in the labels that the bundle lacks; its answers to them are wrong",
     )
     text("window", "1000", "rows in a window, or a time such as 30m, 1h or 7d")
     text("out", "", "directory to write report.html and quality.json to")
-    text("listen", "", "ADDRESS:PORT to show Prometheus the result at, such as 127.0.0.1:9109")
-    number("every", 60.0, "seconds between looks, with --listen")
-    number("alpha", 0.01, "chance of a false alarm in a window, at most")
-    number("effect", 0.02, "how much lower an accuracy or a recall is, at least, to alarm")
-    flags.DEFINE_integer("history", 50, "windows to look at, the latest", flag_values=values)
+    text("listen", "", "ADDRESS:PORT to serve Prometheus metrics at, such as 127.0.0.1:9109")
+    number("every", 60.0, "seconds between checks, with --listen")
+    number("alpha", 0.01, "maximum chance of a false alarm in a window")
+    number("effect", 0.02, "minimum drop in accuracy or recall that raises an alarm")
+    flags.DEFINE_integer("history", 50, "number of latest windows to check", flag_values=values)
     flags.DEFINE_integer(
-        "least-labels", 100, "labels that a window needs, to alarm", flag_values=values
+        "least-labels", 100, "labels that a window needs to raise an alarm", flag_values=values
     )
     flags.DEFINE_bool(
-        "strict", False, "exit with 1 if the latest window with labels alarms", flag_values=values
+        "strict",
+        False,
+        "exit with 1 if the latest window with labels raises an alarm",
+        flag_values=values,
     )
 
 

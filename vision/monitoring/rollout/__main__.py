@@ -1,4 +1,4 @@
-"""Gives a new version of a model more traffic step by step, and takes it back if it is worse.
+"""Shifts traffic to a new version of a model step by step, and rolls it back if it is worse.
 
     python -m vision.monitoring.rollout --models models --model pets --to 4 \\
         --server http://127.0.0.1:8080 --out rollout
@@ -9,17 +9,17 @@
     python -m vision.monitoring.rollout --model pets --from 3 --to 4 --manifest argo
 
 Writes the model's traffic.json, which its servers follow: docs/serving.md. A step ends when its
---window, requests of the new version or a time, is over and no guardrail is broken: the share of
+--window (requests to the new version, or a time) is over and no guardrail is broken: the share of
 requests that fail (--errors), p99 (--p99), drift that only the new version has, answers that differ
-(--disagreement, with --log), accuracy (--accuracy, with --labels). If one is shown to be broken, by
-a test that is right however often it is looked at, the new version's weight becomes 0.
+(--disagreement, with --log), accuracy (--accuracy, with --labels). If a test that stays valid
+however often you look shows that one is broken, the new version's weight becomes 0.
 
-If nothing can be said, because a server is down, a version is not ready or a clock was set, the
-weight stays, and --webhook gets a message. Killed, the same command continues. --out gets
-rollout.json and report.html.
+If there is no way to tell, because a server is down, a version is not ready or a clock was set, the
+weight stays and --webhook gets a message. If the command is killed, repeat it to continue. --out
+gets rollout.json and report.html.
 
-Exit codes: 0 the new version has all of the traffic, 1 it was rolled back, 2 a mistake, 3 nothing
-could be said, or no traffic came, for --patience, or a file could not be written.
+Exit codes: 0, the new version has all of the traffic; 1, it was rolled back; 2, a mistake; 3, for
+--patience there was no way to tell or no traffic, or a file could not be written.
 """
 
 import contextlib
@@ -269,36 +269,36 @@ def _flags(values):
     text("models", "", "directory of MODEL/VERSION/ bundles, the server's --models")
     text("model", "", "name of the model")
     text("to", "", "version that gets the traffic")
-    text("from", "", "version that has it; '' = the one that the servers give most requests")
+    text("from", "", "version that has it now; '' = the one that gets most of the requests")
     text("steps", "1,5,25,100", "percentages of the traffic, rising to 100")
-    text("server", "", "URL of the server; several, separated by commas, are added up")
+    text("server", "", "URL of the server; counts of several, separated by commas, are added up")
     text("key-file", "", "file with the servers' API key")
     text("log", "", "directory of the server's --prediction-log")
     text("labels", "", "file or folder of labels, which may come later: docs/monitoring.md")
-    text("window", "1000", "requests of the new version that a step lasts, or a time such as 1h")
-    count("min-answers", 200, "requests of the new version before anything is decided")
+    text("window", "1000", "requests to the new version that a step lasts, or a time such as 1h")
+    count("min-answers", 200, "requests to the new version before any decision")
     count("min-labels", 100, "labels of its answers before a step ends, with --labels")
     text("guards", "", "of errors, p99, drift, disagreement, accuracy; '' = all that can be read")
-    number("errors", 0.01, "rise of the share of requests without an answer that is allowed")
-    number("p99", 2.0, "ratio of the new version's p99 to the old one's that is allowed")
-    number("disagreement", 0.2, "share of different answers, or change of a class's share, allowed")
-    number("accuracy", 0.02, "fall of the accuracy that is allowed")
-    number("alpha", 0.05, "chance of a rollback within the limits, at most, drift aside")
-    number("mismatch", 0.001, "p-value of the traffic's split that holds the rollout; 0 = never")
-    number("interval", 10.0, "seconds between looks")
-    number("settle", 5.0, "seconds that servers have to follow new weights: more than their --poll")
+    number("errors", 0.01, "allowed rise in the share of requests without an answer")
+    number("p99", 2.0, "allowed ratio of the new version's p99 to the old one's")
+    number("disagreement", 0.2, "allowed share of different answers, or change in a class's share")
+    number("accuracy", 0.02, "allowed drop in accuracy")
+    number("alpha", 0.05, "maximum chance of a rollback within the limits, not counting drift")
+    number("mismatch", 0.001, "p-value of the traffic split that pauses the rollout; 0 = never")
+    number("interval", 10.0, "seconds between checks")
+    number("settle", 5.0, "seconds for servers to follow new weights: more than their --poll")
     number(
         "patience",
         3600.0,
-        "seconds without traffic, or in doubt, before it gives up; beyond a step's window, before "
-        "it says what it waits for",
+        "seconds without traffic, or in doubt, before it gives up; past a step's window, before it "
+        "says what it is waiting for",
     )
     text("webhook", "", "URL that gets a JSON message at each change and alert")
-    text("manifest", "", "argo or kserve: print the plan for that, and do nothing")
+    text("manifest", "", "argo or kserve: print the plan in that form and do nothing")
     text("prometheus", "http://prometheus.monitoring:9090", "for --manifest argo: its address")
     text("out", "", "directory of rollout.json and report.html")
     flags.DEFINE_bool(
-        "dry-run", False, "print the plan and what would be done now", flag_values=values
+        "dry-run", False, "print the plan and what it would do now", flag_values=values
     )
 
 

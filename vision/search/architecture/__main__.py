@@ -5,20 +5,20 @@
     python -m vision.search.architecture --workdir runs/all --trials 300 --cost latency \\
         --budget mobilenet:small --out searches/all
 
-With --config each network is trained on its own, in OUT/runs; the config's model.variant names the
+With --config, each network is trained on its own, in OUT/runs; the config's model.variant names the
 space, as `vision.models.layers.variants` describes it. With --workdir, a run of the objective
-`supernet`, networks have its weights and are not trained: thousands of them can be judged.
+`supernet`, networks take its weights and are not trained, so thousands of them can be judged.
 
-Without --budget both accuracy and cost count, and the result is a Pareto front (NSGA-II). With
---budget, a number or an architecture whose cost it is, the most accurate network within it is
-searched for, by regularized evolution or TPE. --score skips networks whose score before any
-training (synflow, naswot, grad_norm) is below that of most random ones. Latency is that of --batch
-images in ONNX Runtime: of random networks, from which it is predicted during the search, and in the
-end of those on the front.
+Without --budget, both accuracy and cost count, and the result is a Pareto front (NSGA-II). With
+--budget, a number or an architecture with that cost, the search is for the most accurate network
+within the budget, by regularized evolution or TPE. --score skips networks whose score before any
+training (synflow, naswot, grad_norm) is below that of most random ones. Latency is for --batch
+images in ONNX Runtime. It is measured on random networks, to predict that of others during the
+search, and at the end on the networks of the front.
 
-OUT has search.json, candidates.csv and pareto.png, with the architectures of --beside:
-MODEL:VARIANT, which are trained in the same way, or run directories. After an interruption, the
-same command goes on.
+OUT gets search.json, candidates.csv and pareto.png, which include the architectures of --beside:
+MODEL:VARIANT, trained in the same way, or run directories. After an interruption, repeat the
+command to continue.
 """
 
 import contextlib
@@ -253,19 +253,19 @@ def _flags(values: flags.FlagValues) -> None:
 
     text("workdir", "", "a run of the objective supernet, in place of --config")
     text("out", "", "directory of the search")
-    number("trials", 40, "networks to judge, repeated ones included")
+    number("trials", 40, "networks to judge, including repeats")
     text("cost", "macs", "macs, or latency")
     text("budget", "", "highest cost: multiply-adds, milliseconds, or MODEL:VARIANT; default: none")
     text("sampler", "", "evolution, tpe or random with a budget; nsga2 or random without")
-    text("score", "", "synflow, naswot or grad_norm: skips networks that have a low one")
+    text("score", "", "synflow, naswot or grad_norm: skip networks with a low score")
     flags.DEFINE_float("keep", 0.5, "share of networks that --score keeps", flag_values=values)
-    number("scored", 20, "random networks whose scores say which score is too low")
+    number("scored", 20, "random networks whose scores define which score is too low")
     number("population", 20, "networks alive in an evolution, or in a generation")
-    text("reference", "mobilenet:small", "the latency of others is measured in turns with it")
-    number("batch", 1, "images in a batch, for the latency")
-    number("measured", 24, "random networks whose latency is measured, to predict others'")
+    text("reference", "mobilenet:small", "network that alternates with others in latency runs")
+    number("batch", 1, "images per batch, for the latency")
+    number("measured", 24, "random networks measured to predict the latency of others")
     number("images", 0, "with --workdir: validation images; default: all")
-    flags.DEFINE_list("beside", "", "MODEL:VARIANT or runs for the plot", flag_values=values)
+    flags.DEFINE_list("beside", "", "MODEL:VARIANT or runs to add to the plot", flag_values=values)
     number("seed", 0, "seed of the search")
 
 

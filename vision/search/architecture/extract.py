@@ -1,4 +1,4 @@
-"""Writes a network of a supernet as a run of its own, which trains further like any other.
+"""Extracts a network from a supernet as a separate run, which you can train further.
 
     python -m vision.search.architecture.extract --workdir runs/all --out runs/best \\
         --variant c16s2-w16k5e2-w32d2e4s2se1-w48e4s2se1-h192 \\
@@ -6,9 +6,9 @@
     python -m vision.main --workdir runs/best                    # fine-tunes it
     python -m vision.evaluation --workdir runs/best
 
-It has its part of the supernet's weights, and BatchNorm's averages are taken again from training
-images. The run has the supernet's config and the changes of --config.KEY=VALUE, learns from labels,
-and has the same images in its splits. `model.pretrained=runs/best` starts another run from it.
+It has its part of the supernet's weights, with BatchNorm's averages recomputed on training images.
+The run has the supernet's config with the changes of --config.KEY=VALUE, learns from labels, and
+has the same images in its splits. `model.pretrained=runs/best` starts another run from it.
 """
 
 import pathlib
@@ -46,7 +46,7 @@ def _flags(values: flags.FlagValues) -> None:
         flags.DEFINE_string(name, "", meaning, flag_values=values)
 
     text("workdir", "a run of the objective supernet")
-    text("variant", "name of a network of its space")
+    text("variant", "name of a network in its space")
     text("out", "directory of the new run")
     meaning = "training images for BatchNorm's averages"
     flags.DEFINE_integer("images", 2048, meaning, flag_values=values)

@@ -1,13 +1,13 @@
-"""Says how well a supernet ranks networks: against their ranking when each is trained alone.
+"""Measures how well a supernet ranks networks, compared with training each one alone.
 
     python -m vision.search.architecture.rank --workdir runs/all --networks 20 --out searches/rank
     python -m vision.search.architecture.rank --workdir runs/all --out searches/rank5 \\
         --config.train.epochs=5
 
-Random networks of the space are judged with the supernet's weights, and then trained from scratch
-with its config and the changes of --config.KEY=VALUE, in OUT/runs. Kendall's tau is 1 if both rank
-alike, 0 if they have nothing in common, -1 if one is the reverse. OUT has ranking.json and
-ranking.csv. After an interruption, the same command goes on.
+Random networks of the space are judged with the supernet's weights, then trained from scratch with
+its config and the changes of --config.KEY=VALUE, in OUT/runs. Kendall's tau is 1 if both rankings
+agree, 0 if they are unrelated, and -1 if one is the reverse. OUT gets ranking.json and ranking.csv.
+After an interruption, repeat the command to continue.
 """
 
 import csv
