@@ -103,7 +103,7 @@ def _flags(values):
     number(
         "per-class",
         0,
-        "maximum images of a predicted class; 0 = twice an equal share, or more if no others remain",
+        "maximum images of a predicted class; 0 = twice an equal share, or more if none is left",
     )
     number("history", 50, "number of latest windows to compare with the reference")
     number("random", 0, "how many of these to draw at random from all kept images")
