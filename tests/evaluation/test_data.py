@@ -147,7 +147,7 @@ def test_new_images_of_one_class(kind, tiny_run, tmp_path, capsys):
     assert recall["value"] == numbers["accuracy"]["value"] == numbers["macro_recall"]["value"]
     assert numbers["balanced_accuracy"]["value"] == recall["value"]
     assert recall["low"] < recall["high"] and summary["per_class"][4]["recall"]["value"] is None
-    assert "means over classes are over the other 1." in capsys.readouterr().out
+    assert "Means over classes cover the other 1." in capsys.readouterr().out
     assert open_splits(spec, fewest_classes=1).keys() <= {"all", "test"}
     with pytest.raises(UserError, match="a classifier needs two"):
         open_splits(spec)

@@ -106,7 +106,7 @@ def test_an_evaluation_keeps_the_rule_and_measures_it(run, capsys):
     assert "Unsure answers" in page and "coverage=0.9, chosen" in page
     assert (run / "evaluation/risk_coverage.png").is_file()
     card = (run / "evaluation/MODEL_CARD.md").read_text()
-    assert "By the rule `coverage=0.9`, which was chosen for it, it declines" in card
+    assert "By its chosen rule `coverage=0.9`, it declines" in card
     assert f"| `coverage=0.9` | {amount(table['single'], True)} |" in card
     flag = "--config.evaluation.unsure=false"
     assert evaluate("--workdir", run, flag, "--config.evaluation.explain=false", **little) == 0

@@ -79,7 +79,7 @@ def test_the_report_shows_what_was_done(study):
     page = (study / "report.html").read_text()
     for part in (
         "Learning curves",
-        "The best, over again",
+        "The best, repeated",
         "the config as given",
         "Each parameter",
     ):
@@ -137,7 +137,7 @@ def test_several_objectives_have_a_front(tmp_path):
     search(out, f"--space={space}", *flags, train__epochs=1.0)
     for row in table(out):
         assert float(row["cost"]) == pytest.approx(1 / float(row["rate"]))
-    assert "What no other trial beats" in (out / "report.html").read_text()
+    assert "Trials that no other beats" in (out / "report.html").read_text()
 
 
 def test_a_sweep_is_a_grid_with_seeds(tmp_path):

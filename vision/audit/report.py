@@ -69,7 +69,7 @@ KINDS = {
     ),
     "wrong_label": Kind(
         "Labels that look wrong",
-        "A classifier that never saw the image is confident of another class. "
+        "A classifier that never saw the image is confident in another class. "
         "Check each: the classifier may be wrong.",
         "look",
         "Labels that look wrong: {}. Check the first ones, then decide on the rest.",
@@ -78,7 +78,7 @@ KINDS = {
         "Classes spelled in two ways",
         "They count as two classes. Relabel to the most common spelling.",
         "bad",
-        "Images of classes that are spelled in two ways: {}.",
+        "Images of classes spelled in two ways: {}.",
     ),
     "blank": Kind(
         "Blank images",
@@ -176,7 +176,7 @@ def verdicts(
         *_balance_verdicts(audited.summary),
     ]
     if audited.pairs:
-        sentence = f"Pairs of classes that can hardly be told apart: {len(audited.pairs):,}."
+        sentence = f"Pairs of classes that are hard to tell apart: {len(audited.pairs):,}."
         lines.append(("look", sentence, "pairs"))
     if audited.findings:
         sentence = f"Problems found when the source was opened: {len(audited.findings):,}."

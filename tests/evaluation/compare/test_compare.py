@@ -110,7 +110,7 @@ def test_a_difference_is_told_and_shown(evaluated, digits, tmp_path, capsys):
     assert "http" not in page.replace("http-equiv", "") and "<script src" not in page
     plot = 1  # the accuracies
     assert len(re.findall('src="data:image/png', page)) - plot == page.count("<figcaption") > 24
-    assert "Without pictures" not in page
+    assert "No pictures" not in page
 
 
 def test_the_same_predictions_are_no_difference(evaluated, capsys):
@@ -148,7 +148,7 @@ def test_without_the_source_there_are_no_pictures(evaluated, tmp_path, capsys):
     assert run(capsys, a, b, "--out", tmp_path / "out")[0] == 0
     page = (tmp_path / "out" / "comparison.html").read_text()
     plots = page.count('<img class="figure"')
-    assert "Without pictures" in page and page.count("<img ") == plots == 1
+    assert "No pictures" in page and page.count("<img ") == plots == 1
     assert "<figcaption" in page
 
 

@@ -68,8 +68,8 @@ def text(evaluation: "Evaluation", c: ConfigDict, workdir: pathlib.Path | str = 
         *failures,
         "",
         *_weakest(summary),
-        "It knows only these classes, and assigns one of them to any picture, whatever it shows. "
-        "On images from other sources than those it was measured on it may do worse.",
+        "It knows only these classes and assigns one of them to any picture, whatever it shows. "
+        "On images from sources other than those it was measured on, it may do worse.",
         "",
         "## How it was made",
         "",
@@ -85,7 +85,7 @@ def _metrics(summary):
     calibration = summary["calibration"]
     lines = [
         f"Measured on {data['images']:,} images: {_cell(data['source'])}, {data['split']}. "
-        f"{summary['date'][:10]}, {summary['device']}. In parentheses 95 % intervals.",
+        f"{summary['date'][:10]}, {summary['device']}. 95 % intervals are in parentheses.",
         "",
         "| metric | value |",
         "|---|---|",
@@ -107,12 +107,12 @@ def _unsure(summary):
     if not validation:
         return []
     rule = validation["rule"]
-    start = f"By the rule `{rule}`, which was chosen for it, it" if rule else "It never"
+    start = f"By its chosen rule `{rule}`, it" if rule else "It never"
     lines = [
         "## When it is unsure",
         "",
         f'{start} declines to name a class ("unsure"). Promises from {validation["images"]:,} '
-        "validation images, and what came of them here:",
+        "validation images, and their outcome here:",
         "",
     ]
     answers = [(row, row["answered"], row["precision"]) for row in unsure["precision"]]

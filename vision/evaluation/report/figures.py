@@ -195,7 +195,7 @@ def risk_coverage(unsure: Mapping[str, Any]) -> bytes:
         axes.annotate(
             text, (share, risk), (-4, 6), textcoords="offset points", ha="right", fontsize=8
         )
-    axes.set_xlabel("images that are answered, %")
+    axes.set_xlabel("images answered, %")
     axes.set_ylabel("wrong answers, %")
     axes.set_xlim(0, 103)
     axes.set_ylim(0, 1.35 * max(at_random, 100 * max(curve["risk"]), 0.1))  # room for the legend

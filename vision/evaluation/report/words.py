@@ -94,13 +94,13 @@ def _data(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     data = summary["data"]
     absent = [row["class"] for row in summary["per_class"] if not row["support"]]
     if data["unreadable"]:
-        sentence = f"Images that cannot be read, and are not counted here: {data['unreadable']:,}."
+        sentence = f"Unreadable images, which are not counted here: {data['unreadable']:,}."
         yield "bad", sentence, "metrics"
     if absent:
         some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         sentence = (
-            f"Classes without any image here, so nothing is known: {len(absent):,} ({some}); means "
-            f"over classes are over the other {len(summary['per_class']) - len(absent):,}."
+            f"Classes without any image here, so nothing is known: {len(absent):,} ({some}). Means "
+            f"over classes cover the other {len(summary['per_class']) - len(absent):,}."
         )
         yield "look", sentence, "classes"
     if data["images"] < FEW:
@@ -165,12 +165,12 @@ def _rejection(rejected: Mapping[str, Any], nll: float) -> str:
     temperature = f"The temperature {rejected['temperature']:.3f}"
     if rejected["split"] == "val":
         return (
-            f"{temperature}, fitted to the validation split, does not help on images of that split "
-            "that it was not fitted to: it is not used."
+            f"{temperature}, fitted to the validation split, does not help on held-out images of "
+            "that split, so it is not used."
         )
     return (
         f"{temperature}, fitted to the validation split, raises the cross-entropy here from "
-        f"{nll:.3f} to {rejected['nll']:.3f}: it is not used. Do the two splits differ?"
+        f"{nll:.3f} to {rejected['nll']:.3f}, so it is not used. Do the two splits differ?"
     )
 
 
@@ -190,7 +190,7 @@ def _unsure(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     for row, got in rows:
         if row["kept"] == "no":
             sentence = (
-                f"The promise {row['wish']} of the validation images is not kept here: "
+                f"The promise {row['wish']} from the validation images is not kept here: "
                 f"{amount(got, True)}. Do the two splits differ?"
             )
             yield "bad", sentence, "unsure"
@@ -204,12 +204,12 @@ def _rule_kept(row, got):
         answered = amount(row["answered"], True)
         nothing = ", which promises nothing" if row["expected"] is None else ""
         return (
-            f"With {row['wish']}{nothing}, {answered} are answered, {amount(got, True)} of them "
-            "rightly."
+            f"With {row['wish']}{nothing}, {answered} are answered, and {amount(got, True)} of "
+            "these answers are right."
         )
     return (
         f"With {row['wish']}, {amount(row['single'], True)} get a single class, and "
-        f"{amount(got, True)} of the sets hold the true one."
+        f"{amount(got, True)} of the sets contain the true one."
     )
 
 
@@ -233,7 +233,7 @@ def _passes(summary: Mapping[str, Any]) -> Iterator[Verdict]:
         worst = min(corruptions, key=lambda name: sum(corruptions[name])).replace("_", " ")
         mean = _percent(robustness["mean_corruption_accuracy"])
         clean = _percent(robustness["clean_accuracy"])
-        sentence = f"Under corruptions {mean} remain of {clean}; {worst} hurts most."
+        sentence = f"Under corruptions, accuracy is {mean} instead of {clean}; {worst} hurts most."
         yield "look", sentence, "robustness"
     better = [
         view
