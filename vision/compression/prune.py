@@ -10,7 +10,7 @@
 with --target latency, of the time that ONNX Runtime takes for --batch images, measured here
 alongside the original. The result is an ordinary run whose model has fewer channels; further
 training restores the accuracy that it lost. It uses the run's own config with the changes of
---config.KEY=VALUE, as a rule a tenth of the learning rate. Without --steps, this command does not
+--config.KEY=VALUE, usually a tenth of the learning rate. Without --steps, this command does not
 train. With --steps N, it reaches the ratio in N steps and trains after each, in OUT-1, OUT-2, ...
 and finally OUT; after an interruption, repeat the command to continue.
 

@@ -10,15 +10,15 @@ space, as `vision.models.layers.variants` describes it. With --workdir, a run of
 `supernet`, networks take its weights and are not trained, so thousands of them can be judged.
 
 Without --budget, both accuracy and cost count, and the result is a Pareto front (NSGA-II). With
---budget, a number or an architecture with that cost, the search is for the most accurate network
-within the budget, by regularized evolution or TPE. --score skips networks whose score before any
+--budget, a number or an architecture with that cost, it looks for the most accurate network within
+the budget, by regularized evolution or TPE. --score skips networks whose score before any
 training (synflow, naswot, grad_norm) is below that of most random ones. Latency is for --batch
 images in ONNX Runtime. It is measured on random networks, to predict that of others during the
 search, and at the end on the networks of the front.
 
-OUT gets search.json, candidates.csv and pareto.png, which include the architectures of --beside:
-MODEL:VARIANT, trained in the same way, or run directories. After an interruption, repeat the
-command to continue.
+OUT gets search.json, candidates.csv and pareto.png. The plot also shows the architectures of
+--beside: MODEL:VARIANT, trained in the same way, or run directories. After an interruption, repeat
+the command to continue.
 """
 
 import contextlib

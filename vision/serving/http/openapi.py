@@ -7,18 +7,18 @@ from vision.serving.protocol.inference import MAX_TOP_K
 from vision.version import __version__
 
 DESCRIPTION = (
-    "Classifies images. Models are asked by the Open Inference Protocol V2 or V1, "
-    "or with an image as it is. A request that is refused gets {'error': 'one line'}; "
-    "each answer names its version and its request."
+    "Classifies images. Send tensors with the Open Inference Protocol V2 or V1, or send an image "
+    "as it is. A refused request gets {'error': 'one line'}; each answer names its version and its "
+    "request."
 )
 REASONS = {
     400: "The request is wrong; the error says where",
-    401: "An API key is needed, or the one that was sent is wrong",
+    401: "The API key is missing or wrong",
     404: "There is no such model or version",
     408: "The body did not arrive in time",
-    413: "The body or an image is too large, or the images are too many to be answered in time",
+    413: "The body or an image is too large, or there are too many images to answer in time",
     415: "The body is not an image of a known format, or it is compressed",
-    429: "Too many requests; the header Retry-After says in how many seconds to try again",
+    429: "Too many requests; the header Retry-After gives the seconds to wait before retrying",
     503: "The server or the model is not ready",
 }
 MODEL_AND_VERSION = ("model", "version")
@@ -44,7 +44,7 @@ def document() -> dict[str, Any]:
 
 def _health():
     return {
-        "/v2/health/live": _get("Whether the server lives", "Live", errors=(), tag="health"),
+        "/v2/health/live": _get("Whether the server is alive", "Live", errors=(), tag="health"),
         "/v2/health/ready": _get(
             "Whether the server takes requests", "Ready", errors=(503,), tag="health"
         ),
@@ -76,7 +76,7 @@ def _v2():
             "Whether a model takes requests", "ModelReady", errors, names, "V2"
         )
         infer = _post(
-            "Classifies images, by tensors",
+            "Classifies images sent as tensors",
             {"application/json": {"schema": ref("InferRequest")}, "application/octet-stream": {}},
             "InferResponse",
             names,
@@ -109,7 +109,7 @@ def _classify():
     top_k = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 5}
     flag = {"type": "boolean", "default": False}
     classify = _post(
-        "Classifies an image, the body itself or a form's file; with tiles a large one, by them",
+        "Classifies an image: the body or a form's file; with tiles, a large image by its tiles",
         {
             "multipart/form-data": {"schema": form},
             "image/*": {},
@@ -131,7 +131,7 @@ def _classify():
     answer["schema"] = {"oneOf": [ref("Classified"), ref("Tiled")]}
     return {
         "/classify/models": _get(
-            "What there is to know of the models", "Known", (401, 429, 503), tag="images"
+            "What is known about the models", "Known", (401, 429, 503), tag="images"
         ),
         "/classify/{model}": classify,
     }
@@ -185,7 +185,7 @@ def _post(summary, content, schema, names, tag, parameters=()):
         "content": {"application/json": {"schema": ref(schema)}},
     }
     sticky = {"name": "X-Route-Key", "in": "header", "schema": {"type": "string"}}
-    sticky["description"] = "Requests of the same key go to the same version"
+    sticky["description"] = "Requests with the same key go to the same version"
     return {
         "post": {
             "summary": summary,

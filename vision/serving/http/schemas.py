@@ -38,15 +38,15 @@ TILING: dict[str, dict[str, Any]] = {
         "type": "integer",
         "minimum": SMALLEST,
         "maximum": LARGEST,
-        "description": "Cuts the image, which must be the only one, into tiles of this side, in "
-        "pixels, and decides on all of them",
+        "description": "Cuts the image, which must be the only one, into tiles with this side, in "
+        "pixels, and decides from all of them",
     },
     "overlap": {
         "type": "number",
         "minimum": 0,
         "maximum": MOST_OVERLAP,
         "default": Tiling.overlap,
-        "description": "With tiles, the part of its side that a tile shares with the next one",
+        "description": "With tiles, the fraction of a tile's side that overlaps the next tile",
     },
     "normal": {
         "type": "string",
@@ -57,14 +57,14 @@ TILING: dict[str, dict[str, Any]] = {
         "minimum": 0,
         "exclusiveMaximum": 1,
         "default": Tiling.defect_threshold,
-        "description": "With normal, what the probability of another class must exceed in a tile",
+        "description": "With normal, the probability that another class must exceed in a tile",
     },
 }
 INPUT = record(
     ["name", "datatype", "shape"],
     name={
         "type": "string",
-        "description": "images or image; or what else the model takes, see its metadata",
+        "description": "images or image; for what else the model takes, see its metadata",
     },
     datatype={"enum": ["UINT8", "BYTES", *NUMBERS]},
     shape=array(COUNT, minItems=1, maxItems=4),
@@ -80,9 +80,9 @@ OUTPUT = record(
     ["name"],
     name={
         "enum": list(ALL_OUTPUTS | tiled.OUTPUTS),
-        "description": "unsure: whether each answer is, and in_set: the classes that it may be, if "
-        "the request or the model has such a rule; tile, tiles, map, map_x and map_y are of an "
-        "image that is cut into tiles",
+        "description": "unsure: whether each answer is unsure, and in_set: the classes that it may "
+        "be, if the request or the model has such a rule; tile, tiles, map, map_x and map_y are "
+        "for an image that is cut into tiles",
     },
     parameters=record([], binary_data={"type": "boolean"}),
 )
@@ -105,8 +105,8 @@ UNSURE = {
     "type": "string",
     "minLength": 1,
     "pattern": "^(none|rule|((precision|coverage|threshold)=)?0?[.][0-9]+)$",
-    "description": f"When an answer is unsure: {FORMS}; rule, as the model was exported; or none. "
-    "Without it the model's own rule applies, if it has one. Not with tiles",
+    "description": f"When an answer is unsure: {FORMS}; rule, the one exported with the model; or "
+    "none. By default, the model's own rule applies, if it has one. Not with tiles",
 }
 IS_UNSURE = {"type": "boolean", "description": "Whether the answer is unsure, if there is a rule"}
 SET = array(TEXT, description="The classes that it may be, if the rule is a coverage")
@@ -156,8 +156,8 @@ SCHEMAS = {
         outputs=array(
             OUTPUT,
             maxItems=max(len(ALL_OUTPUTS), len(tiled.OUTPUTS)),
-            description=f"If there are none, {', '.join(OUTPUTS)} are returned, and if there is "
-            "a rule unsure and in_set; of an image that is cut into tiles, "
+            description=f"By default {', '.join(OUTPUTS)}, and unsure and in_set if there is a "
+            "rule; for an image that is cut into tiles, "
             f"{', '.join(tiled.DEFAULT)}",
         ),
         parameters=record(
@@ -197,7 +197,7 @@ SCHEMAS = {
         set=SET,
         milliseconds=TIMES,
         heatmap=array(
-            array(NUMBER), description="Where the first class is seen, 0 to 1; of models that know"
+            array(NUMBER), description="Where the first class is seen, 0 to 1, if the model tells"
         ),
     ),
     "Tiled": record(
@@ -235,12 +235,12 @@ SCHEMAS = {
                 versions=array(TEXT),
                 serving={
                     "type": "string",
-                    "description": "The version that has most of the requests",
+                    "description": "The version that gets most of the requests",
                 },
                 about={
                     "type": "object",
                     "additionalProperties": VERSION,
-                    "description": "Of each version",
+                    "description": "By version",
                 },
             )
         ),
