@@ -97,7 +97,7 @@ def test_few_images_and_a_broken_one(tiny_run, tmp_path, capsys):
         and summary["data"]["unreadable"] == 1
         and summary["embedding"] is None
     )
-    assert "cannot be read" in (tmp_path / "out" / "report.html").read_text()
+    assert "Unreadable images" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_nothing_can_be_read(classifier, tmp_path):
