@@ -21,7 +21,7 @@ from vision.stages import BASICS, CALLED_AS, GROUPS, SYNONYMS, stages
 from vision.stages import program as called
 
 EXTRAS = "--extras"  # scripts/vision: prints what a stage needs beside "basics", and ends
-EXAMPLE = "{program} train photos/        # a folder with a folder of images for each class"
+EXAMPLE = "{program} train photos/        # a folder with one folder of images per class"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,7 +84,7 @@ def table(program: str) -> str:
     for title, group in GROUPS.items():
         lines += ["", title]
         lines += [f"  {stage.name:<{width}}  {stage.meaning}" for stage in group]
-    lines += ["", f"{program} STAGE --help says more. {program} --version prints the version."]
+    lines += ["", f"{program} STAGE --help shows its flags. {program} --version prints the version."]
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ from vision.support.memory import (
 from vision.training.run import check_single, run
 
 NO_CONFIG = (
-    "train on what? Give a folder with a folder of images for each class, or --config FILE, for "
+    "train on what? Give a folder with one folder of images per class, or --config FILE, for "
     "example --config configs/vit_mnist5k.py, or a run's --workdir"
 )
 STARTED = time.perf_counter()  # JAX is imported later, so that its import counts as start-up time

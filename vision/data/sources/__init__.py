@@ -244,8 +244,8 @@ def _refuse_kind(spec: str, kind: str) -> None:
         )
     if os.sep in kind or kind.startswith("."):
         raise UserError(
-            f"there is no folder '{spec}': a source is a folder with a folder of images for each "
-            f"class, or KIND:ARGUMENT, with one of {', '.join(kinds())}"
+            f"there is no folder '{spec}': a source is a folder with one folder of images "
+            f"per class, or KIND:ARGUMENT, with one of {', '.join(kinds())}"
         )
     hint = ", as KIND or KIND:ARGUMENT"
     hint += "" if ":" in spec else f"; and there is no folder '{spec}'"
