@@ -114,7 +114,7 @@ def test_exit_codes_and_the_working_directory_are_those_of_the_module(tmp_path):
     )
     done = start("train", "--config", "configs/digits.py:smoke", *flags, cwd=tmp_path)
     assert done.returncode == 7, done.stderr  # the model beside the caller was found
-    assert "note: there is no configs/digits.py here: taking" in done.stderr
+    assert "note: there is no configs/digits.py here: using" in done.stderr
 
 
 def test_the_extras_of_a_stage_are_printed_for_the_script():

@@ -269,7 +269,7 @@ def test_weights_are_kept_and_found_by_name(tiny_run, tmp_path, monkeypatch, cap
         files.locate("kept:tiny-a-vit-1")
     path = folder / "tiny-a-vit-0.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="is missing, or not the file that index.json describes"):
+    with pytest.raises(UserError, match="is missing, or differs from the file that index.json"):
         files.locate(spec)
     monkeypatch.setattr(keep, "LARGEST", 100)
     with pytest.raises(UserError, match="the limit is 0 MB"):

@@ -99,7 +99,7 @@ def test_nothing_of_a_run_is_lost_to_a_mistake(finished, refused):
     workdir = f"--workdir={finished}"
     error = refused(*TRAIN, workdir, "--config.optimizer.learning_rate=0.5", "--config.seed=1")
     assert (
-        "holds another config's run: optimizer.learning_rate is 0.002 there, 0.5 here; "
+        "holds a run with another config: optimizer.learning_rate is 0.002 there, 0.5 here; "
         "seed is 0 there, 1 here" in error
     )
     assert "Give another --workdir" in error
@@ -133,7 +133,7 @@ CANNOT_RUN = [
     ),
     (
         "model.name=layers",
-        "module vision.models.layers has no build function; ours are airbench, alexnet, ",
+        "module vision.models.layers has no build function; built-in: airbench, alexnet, ",
     ),
     ("model.variant=Ti", "model.variant = 'Ti' is unknown: choose from mu/PATCH"),
     ("model.variant=mu/3", "images of 8 px cannot be cut into patches of 3 px"),
@@ -147,7 +147,7 @@ CANNOT_RUN = [
         "model 'vit' has no option 'batch_norm_groups'; its options: pool, positions",
     ),
     ("model.options.width=3", "model 'vit' has no option 'width'"),
-    ("model.options.name=3", "model.options cannot hold name: set model.name itself"),
+    ("model.options.name=3", "model.options cannot contain name: set model.name itself"),
     ("model.dtype=float16", "model.dtype = 'float16' is unknown"),
     (
         "objective.name=superviced",

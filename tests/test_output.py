@@ -81,5 +81,5 @@ def test_a_full_disk_behind_a_library_is_one_line(tmp_path):
     code += "    except OSError as error:\n        raise ValueError('a page\\n' * 50) from error\n"
     code += "    with open('/dev/full', 'w') as f:\n        f.write('x')\ncli.run(main)"
     done = shell('"$@"', "-c", code)
-    line = "error: cannot write the output: No space left on device; free some and run"
+    line = "error: cannot write the output: No space left on device; free some space and run"
     assert done.returncode == 1 and done.stderr.startswith(line)

@@ -288,7 +288,7 @@ def test_the_significant_bits_of_a_bundle(tmp_path, capsys):
     write_bundle(tmp_path / "bundle", config=config)
     Image.fromarray(np.full((9, 9), 512, np.uint16)).save(tmp_path / "deep.png")
     code, _, err = run(capsys, "--bundle", tmp_path / "bundle", tmp_path / "deep.png")
-    assert code == 1 and "values up to 512, which data.bits=9 excludes" in err
+    assert code == 1 and "its values reach 512, too large for data.bits=9" in err
 
 
 def test_pictures_are_written_beside_the_table(tiny_run, photos, tmp_path, capsys):

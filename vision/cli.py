@@ -90,7 +90,7 @@ def _message(error):
     if isinstance(error, UserError | RunError):
         return str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]:  # XLA's
-        return f"not enough memory: {brief(error)}: make batches smaller"
+        return f"not enough memory: {brief(error)}: lower the batch size"
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return f"too many open files.\n{MORE_FILES}"
     return disk.explain(error)

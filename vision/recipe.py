@@ -195,7 +195,7 @@ def choose(source: str) -> Recipe:
     config.augment.flip_vertical = False  # right for steel, wrong for most photos
     _fit(config, part, "train" in parts)
     if missing:
-        return Recipe(config, f"ResNet from scratch, as weights are missing ({missing})")
+        return Recipe(config, f"ResNet from scratch, because weights are missing ({missing})")
     weights = "EfficientNet-Lite0's ImageNet weights, which are installed"
     return Recipe(config, f"transfer learning from {weights}", cpu_depth)
 

@@ -177,7 +177,7 @@ def test_images_alone_are_learned_by_transfer(tmp_path, monkeypatch, capsys):
         (CONFIG, {"train.steps": 2.5}, "train.steps must be an integer, got 2.5"),
         (CONFIG, {"train.steps": -1}, "train.steps must be at least 0, got -1"),
         (CONFIG, {"data.source": "nowhere"}, "data.source = 'nowhere' is unknown"),
-        (CONFIG, {"continual.tasks": "2"}, "names several trainings: run python -m vision.contin"),
+        (CONFIG, {"continual.tasks": "2"}, "asks for several trainings: run python -m vision.co"),
         (CONFIG, {"model.pretrained": "package:no_such/x.pth"}, "needs no-such: pip install no-su"),
     ],
 )

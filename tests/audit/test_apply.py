@@ -66,7 +66,7 @@ def test_a_class_that_vanishes_is_named(tmp_path, capsys):
     changes = {i: "drop" for i in threes if images.split_of(i) == "train"}
     file = decided(tmp_path, images, changes)
     cli.run(main, ["--data=digits", f"--out={tmp_path}", "--apply", f"--decisions={file}"])
-    assert "classes without an image in train now: 3" in capsys.readouterr().out
+    assert "classes left without images in train: 3" in capsys.readouterr().out
 
 
 def test_decisions_mend_flipped_labels_of_arrays(tmp_path):

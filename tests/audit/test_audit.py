@@ -220,7 +220,7 @@ def test_weak_embeddings_question_no_label(tmp_path, capsys):
     printed = capsys.readouterr().out
     words = "labels were not checked: a classifier of these embeddings (pixels) predicts "
     assert words in printed and "wrong_label" not in printed
-    assert "--embeddings, pretrained, or a trained run's" in printed
+    assert "--embeddings: pretrained or a trained run" in printed
     record = json.loads((out / "audit.json").read_text())
     assert record["counts"]["wrong_label"] == 0 and record["confusable"] == []
     assert record["trusted"] is False and record["power"]["kappa"] < 0.75

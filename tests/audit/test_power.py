@@ -74,5 +74,5 @@ def test_why_labels_were_not_checked():
     few = measure(predictions(labels, 2), Labels(labels))
     sentence = power.describe(few, "pixels")
     assert f"a kappa of at least {few.kappa:.2f}, but 0.75 is needed" in sentence
-    assert "--embeddings, pretrained, or a trained run's" in sentence
+    assert "--embeddings: pretrained or a trained run" in sentence
     assert "pretrained" not in power.describe(few, "runs/pets")

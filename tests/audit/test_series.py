@@ -37,7 +37,7 @@ def test_frames_of_videos(tmp_path, capsys, name, option):
 
     spec = f"folder:{tmp_path}/photos"
     said = audit(spec, "a")
-    assert f"{option} would keep together" in said and "own series, by chance" in said
+    assert f"{option} would keep together" in said and "own series, against" in said
     assert "look alike there" in (tmp_path / "a/report.html").read_text()
     assert "would keep together" not in audit(f"{spec}{option}", "b")
 

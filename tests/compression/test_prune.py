@@ -237,5 +237,5 @@ def test_a_config_of_another_variant(capsys):
     classifier, arrays, groups = channels("cnn")
     config = cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.1)).config
     config.model.name = "resnet"
-    with pytest.raises(UserError, match=r"model.options.pruned: \S+ is .* there, the model has"):
+    with pytest.raises(UserError, match=r"model.options.pruned: \S+ is .* there, but the model"):
         build(config, 16)

@@ -154,7 +154,7 @@ def test_gradual_pruning_goes_on_where_it_stopped(tiny_run, tmp_path, monkeypatc
         (["--workdir=RUN", "--out=OUT", "--importance=l2"], "--importance = 'l2' is unknown"),
         (["--workdir=RUN", "--out=OUT", "--target=size"], "--target = 'size' is unknown"),
         (["--workdir=nowhere", "--out=OUT"], "nowhere is not a run directory"),
-        (["--workdir=nowhere", "--config.seed=1"], "but which? Give the --workdir of a run"),
+        (["--workdir=nowhere", "--config.seed=1"], "but none is given: give the --workdir"),
         (["--workdir=RUN", "--out=."], "exists already"),
         (["--workdir=RUN", "--out=.", "--steps=2"], "exists already"),
         (

@@ -248,7 +248,7 @@ def test_mistakes(root, tmp_path):
     c.continual.memory = "100/class"
     assert "continual.memory = '100/class', but the class '" in message(c)
     c.continual.memory = "many"
-    assert "continual.memory = 'many' must be a number for each class" in message(c)
+    assert "continual.memory = 'many' must be a number per class" in message(c)
     c.continual.memory = "5/class"
     c.continual.selection = "best"
     assert "continual.selection = 'best' is unknown" in message(c)
@@ -256,7 +256,7 @@ def test_mistakes(root, tmp_path):
     c.continual.memory = "5/class"
     c.objective.name = "supervised"
     c.objective.options = {}
-    assert "remembers no images: set objective.name=continual" in message(c)
+    assert "has no memory: set objective.name=continual" in message(c)
     c = config(root, "new", "first")
     c.continual.memory = "5/class"
     c.continual.old_data = False

@@ -178,14 +178,17 @@ def test_names_survive_the_escape():
 
 BAD = {
     "unknown": ("classes=cats,dog", r"there is no class 'cats' \(did you mean 'cat'\?\)"),
-    "unknown old name": ("rename=dgo:x", r"no class 'dgo' \(did you mean 'dog'\?\); there are a,b"),
+    "unknown old name": (
+        "rename=dgo:x",
+        r"no class 'dgo' \(did you mean 'dog'\?\); classes are a,b",
+    ),
     "twice": ("classes=cat,dog,cat", "names the class 'cat' twice"),
     "empty": ("classes=cat,", "has an empty name"),
     "no colon": ("rename=cat", "must be OLD:NEW"),
     "two colons": ("rename=cat:a:b", "must be OLD:NEW"),
     "no new name": ("rename=cat:", "must be OLD:NEW"),
     "two names": ("rename=cat:a,cat:b", "gives the class 'cat' two names"),
-    "another's name": ("rename=cat:dog", "to join them, write dog:dog too"),
+    "another's name": ("rename=cat:dog", "to merge them, also write dog:dog"),
     "one left": ("classes=cat", "has 1 class.* but a classifier needs two"),
     "one of two": ("classes=cat,dog&rename=cat:pet,dog:pet", "a classifier needs two"),
     "misspelled": ("class=cat", "'class' is unknown .did you mean 'classes'"),

@@ -81,9 +81,9 @@ def test_they_come_back_from_the_options_of_a_config():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("age,age", "give the names of different columns"),
-        ("age,,site", "give the names of different columns"),
-        ("text", "and none of image, images, text"),
+        ("age,age", "list different column names"),
+        ("age,,site", "list different column names"),
+        ("text", "reserved names are image, images, text"),
         ("age:nummer", "data.columns, kind of 'age'"),
     ],
 )

@@ -134,7 +134,7 @@ def test_a_table_of_a_table_but_not_of_itself(write, steel):
     ].file(1)
     for name, other in (("one.csv", "two.csv"), ("two.csv", "one.csv")):
         last = write(f"source,part,index,label\ncsv:{steel / other},all,0,a\n", name)
-    with pytest.raises(UserError, match="refers to images of itself"):
+    with pytest.raises(UserError, match="refers to itself"):
         open_splits(last)
 
 

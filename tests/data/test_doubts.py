@@ -28,7 +28,7 @@ def findings(spec):
 
 
 def test_classes_that_consist_of_folders(tmp_path):
-    kind = "classes consist of further folders, which are not classes"
+    kind = "classes contain subfolders, which do not become classes"
     spec = write(tmp_path / "sides", "left/a", "left/b", "right/c")
     assert findings(spec) == {(kind, "left", "a, b"), (kind, "right", "c")}
     assert findings(f"{spec}?level=1") == set()
@@ -47,7 +47,7 @@ def test_classes_that_consist_of_folders(tmp_path):
 )
 def test_names_that_are_no_classes(tmp_path, name, detail):
     spec = write(tmp_path, "cat", "dog", name)
-    kind = "folders do not look like classes by their names, but are classes"
+    kind = "folders are used as classes, although their names do not look like classes"
     assert findings(spec) == {(kind, name, detail)}
 
 
@@ -56,8 +56,8 @@ def test_links_to_other_folders(tmp_path):
     os.symlink("cat", tmp_path / "kitty")
     os.symlink("..", tmp_path / "dog" / "up")
     assert findings(spec) == {
-        ("folders are here twice, through a link", f"{tmp_path}/kitty", f"as {tmp_path}/cat"),
-        ("links to folders around them are left out", f"{tmp_path}/dog/up", ""),
+        ("folders appear twice, because of a link", f"{tmp_path}/kitty", f"as {tmp_path}/cat"),
+        ("links to their own parent folders are left out", f"{tmp_path}/dog/up", ""),
     }
 
 
@@ -84,7 +84,7 @@ def test_splits_that_share_no_class(tmp_path, capsys):
         make_splits(open_splits(spec))
     write(tmp_path, "test/0_cat")
     main(["info", spec])
-    assert "note: 2 classes in test that train lacks: cat: 2 images" in capsys.readouterr().out
+    assert "note: 2 classes are in test but not in train: cat: 2 images" in capsys.readouterr().out
 
 
 def test_the_terminal_obeys_no_name(tmp_path, capsys):

@@ -35,8 +35,8 @@ def test_a_class_that_train_has_not(tmp_path):
     assert splits["train"].classes == ("cat", "dog", "emu", "owl")  # the head has a place for each
     assert [str(finding) for finding in findings] == ["emu: 1 image", "owl: 3 images"]
     assert summarize(findings) == [
-        "classes in val that train lacks: emu: 1 image",
-        "classes in test that train lacks: owl: 3 images",
+        "classes are in val but not in train: emu: 1 image",
+        "classes are in test but not in train: owl: 3 images",
     ]
     assert open_data(config(f"folder:{tmp_path}"), parallel.make_mesh(1)).findings == findings
 

@@ -107,7 +107,7 @@ def test_what_is_lost_or_guessed_is_said(folder, capsys):
     joined = ["path,label", *rows("{path}.jpg,{pet}")]
     joined[1] = "img/cat/0.jpg,cat|dog"
     (finding,) = open_splits(write(folder, joined))["all"].findings
-    assert str(finding) == "'cat|dog': 1 times" and "several joined" in finding.kind
+    assert str(finding) == "'cat|dog': 1 times" and "several labels joined" in finding.kind
 
 
 def test_columns_of_several_ones_are_not_classes(folder):
@@ -124,7 +124,7 @@ def test_columns_of_several_ones_are_not_classes(folder):
 def test_the_error_says_where_the_files_are(folder):
     lines = ["path,label", *(line.removeprefix("img/") for line in rows("{path},{pet}"))]
     message = (
-        "none of the 8 files .* exists, beginning with .*cat/0. img/cat/0 does: add .folder=img"
+        "none of the 8 files .* exist, beginning with .*cat/0. img/cat/0 does: add .folder=img"
     )
     with pytest.raises(UserError, match=message):
         open_splits(write(folder, lines))

@@ -127,9 +127,9 @@ def test_groups_that_a_source_divides_are_found(photos):
     Image.new("L", (2, 2)).save(photos / "sick/alone.png")
     splits, findings = divide(f"folder:{photos.parent}/own?group=folder:1")
     by_kind = {finding.kind: finding for finding in findings}
-    divided = by_kind["groups are in several splits of the source, which flatters the test"]
+    divided = by_kind["groups are in several splits of the source, which inflates test results"]
     assert (divided.name, divided.detail) == ("p03", "test, train")
-    alone = by_kind["images belong to no group and are divided one by one"]
+    alone = by_kind["images belong to no group and are split one by one"]
     assert alone.name.endswith("alone.png")
     groups = groups_of(splits)
     assert not (groups["train"] & groups["val"]) - {""}

@@ -59,8 +59,8 @@ def test_names_of_classes(folder):
         ("train-images-idx3-ubyte", idx(np.zeros((0, 5, 4))), "is damaged"),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.zeros(3)))[:-9], "cannot be read"),
         ("t10k-labels-idx1-ubyte.gz", b"not gzipped", "cannot be read"),
-        ("classes.txt", b"shirt\ncoat", "must name 3 classes or more"),
-        ("classes.txt", b"shirt\ncoat\ncoat", "must name 3 classes or more"),
+        ("classes.txt", b"shirt\ncoat", "must list at least 3 different"),
+        ("classes.txt", b"shirt\ncoat\ncoat", "must list at least 3 different"),
     ],
     # A gzip file has the time in it, and the names of tests must not change.
     ids=[

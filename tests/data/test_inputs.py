@@ -40,7 +40,7 @@ def test_only_the_images_change():
 
 
 def test_a_model_of_more_than_images_refuses_images_alone():
-    with pytest.raises(UserError, match="takes text, numbers beside the image.*images alone"):
+    with pytest.raises(UserError, match="takes text, numbers in addition to .* only images"):
         inputs.check(IMAGES, ("text", "numbers"))
-    with pytest.raises(UserError, match="this stage gives it numbers"):
+    with pytest.raises(UserError, match="this stage provides only numbers"):
         inputs.check(inputs.pack(IMAGES, {"numbers": FIELDS["numbers"]}), ("text", "numbers"))

@@ -71,9 +71,9 @@ def test_seeds_and_nested_draws():
         ("1", "asks for 1 of 14 training images of 2 classes"),
         ("15", "asks for 15 of 14 training images"),
         ("200%", "asks for 28 of 14"),
-        ("a few", "must be a number for each class, such as 25/class"),
-        ("-3", "must be a number for each class"),
-        ("0.5", "must be a number for each class"),
+        ("a few", "must be a number per class, such as 25/class"),
+        ("-3", "must be a number per class"),
+        ("0.5", "must be a number per class"),
     ],
 )
 def test_what_cannot_be_drawn(spec, message):

@@ -101,12 +101,12 @@ def test_classes_that_are_named_a_little_like_splits(tmp_path):
             [f"{pet}/{split}/" for pet in PETS for split in ("train", "test")],
             ["move cat/test to test/cat"],
         ),
-        (["JPEGImages/", "SegmentationClass/"], ["look like parts of a data set"]),
-        (["labeled/cat/", "labeled/dog/", "unlabeled/"], ["look like parts of a data set"]),
+        (["JPEGImages/", "SegmentationClass/"], ["look like parts of a dataset"]),
+        (["labeled/cat/", "labeled/dog/", "unlabeled/"], ["look like parts of a dataset"]),
         (["Dataset_A/cat/", "Dataset_A/dog/", "Dataset_B/cat/"], ["look like parts"]),
-        (["cat/images/", "cat/masks/", "dog/images/", "dog/masks/"], ["csv:FILE, without those"]),
+        (["cat/images/", "cat/masks/", "dog/images/", "dog/masks/"], ["csv:FILE, without these"]),
         (["cat/", "dog/", "test/"], ["'test' contains images outside class folders"]),
-        (["images/", "masks/"], ["look like parts of a data set"]),
+        (["images/", "masks/"], ["look like parts of a dataset"]),
         (["images_001/", "images_002/"], ["csv:FILE"]),
         (["fold1/", "fold2/"], ["csv:FILE"]),
         (["train/", "test/", "train.csv"], ["images outside class folders", "csv:{}/train.csv?"]),
@@ -160,7 +160,7 @@ def test_a_copy_of_all_splits_is_left_out(tmp_path):
     assert {name: len(split) for name, split in splits.items()} == dict.fromkeys(splits, 4)
     assert kinds_of(splits["train"]) == {
         "copies of all splits are left out",
-        "folders of the operating system are left out",
+        "operating system folders are left out",
     }
     write(tmp_path, "chest/train/cat/more.png")
     with pytest.raises(UserError, match="mixes split folders"):
@@ -175,7 +175,7 @@ def test_a_copy_of_all_classes_is_left_out(tmp_path):
     leaves = write(tmp_path / "b", *(f"{c}/{p}/" for c in ("l/l", "l/l/l") for p in PETS))
     assert open_splits(leaves)["all"].classes == PETS and len(open_splits(leaves)["all"]) == 4
     write(tmp_path / "a", "scans/cat/more.png")
-    with pytest.raises(UserError, match="below 'scans' and also beside it: write .*a/scans"):
+    with pytest.raises(UserError, match="both in 'scans' and next to it: write .*a/scans"):
         open_splits(scans)
 
 
@@ -200,8 +200,8 @@ def test_leftovers_of_systems(tmp_path, capsys):
     main(["info", write(tmp_path, "cat/", "dog/", *left_behind)])
     page = capsys.readouterr().out
     assert "4 all; 2 classes" in page
-    assert "note: 6 folders of the operating system are left out" in page
-    assert "note: resource files of macOS are left out" in page
+    assert "note: 6 operating system folders are left out" in page
+    assert "note: macOS resource files are left out" in page
     assert "note: hidden images are left out" in page
 
 

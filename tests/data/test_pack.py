@@ -175,7 +175,7 @@ def test_killed_it_leaves_no_process_and_goes_on(steel, steel_pack, tmp_path):
 def test_a_second_call_does_nothing(steel, steel_pack, capsys):
     before = {file: file.stat().st_mtime_ns for file in steel_pack.iterdir()}
     cli.run(command.main, ["pack", f"folder:{steel}", str(steel_pack), "--shard-mib", "1"])
-    assert "nothing to do" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in steel_pack.iterdir()} == before
 
 
@@ -193,7 +193,7 @@ def test_a_damaged_file_is_found_and_repaired(steel, tmp_path, capsys):
     assert (
         ended.value.code == 1
         and f"{shard} is damaged" in output.out
-        and "1 of 6 files are wrong" in output.err
+        and "1 of 6 files are missing or damaged" in output.err
     )
     source = open_splits(f"packed:{out}")["all"]
     bad = []
@@ -238,7 +238,7 @@ def test_shards_read_like_one_pack(count, steel, steel_pack, tmp_path, capsys):
         words = ["pack", spec, str(place), f"--shard={index}/{count}", "--shard-mib=1"]
         cli.run(command.main, [*words, "--workers=1"])
         if index == count:
-            assert "shards that are not here yet: 1" in capsys.readouterr().out
+            assert "shards still missing: 1" in capsys.readouterr().out
     names = ", ".join(f"{i}/{count}" for i in range(2, count + 1, 2))
     with pytest.raises(UserError, match=f"lacks shards of its pack: {names}. Copy"):
         open_splits(f"packed:{out}")
@@ -270,7 +270,7 @@ def test_shards_of_different_packs_do_not_join(steel, tmp_path):
     shutil.copytree(tmp_path / "other", tmp_path, dirs_exist_ok=True)
     with pytest.raises(UserError, match="are shards of different packs"):
         open_splits(f"packed:{tmp_path}")
-    with pytest.raises(UserError, match="like 3/16, from 1/16 to 16/16, got '17/16'"):
+    with pytest.raises(UserError, match="I from 1 to N, such as 3/16, got '17/16'"):
         parse_shard("17/16")
 
 
@@ -303,7 +303,7 @@ def test_unreadable_images_are_left_out_and_named(steel, tmp_path):
 def test_what_is_there_is_never_lost(steel, steel_pack, tmp_path, monkeypatch):
     spec = f"folder:{steel}"
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="contains something else, such as 'notes.txt'"):
+    with pytest.raises(UserError, match="contains other files, such as 'notes.txt'"):
         pack_of(spec, tmp_path)
     with pytest.raises(UserError, match="other data or options .*shard_mib was 1"):
         pack_of(spec, steel_pack)
@@ -323,7 +323,7 @@ def test_what_is_there_is_never_lost(steel, steel_pack, tmp_path, monkeypatch):
     monkeypatch.setattr(
         packing, "record_writer", lambda path: (_ for _ in ()).throw(OSError(28, "full"))
     )
-    with pytest.raises(RunError, match="stopped: No space left on device; free some and repeat"):
+    with pytest.raises(RunError, match="stopped: No space left on device; free some space and r"):
         pack_of(spec, tmp_path / "full")
 
 

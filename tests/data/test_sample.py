@@ -68,7 +68,7 @@ def test_every_bit_depth(tmp_path):
             pixels = decode(data, bits=bits)
             assert pixels.tolist() == [[[0] * pixels.shape[2], [255] * pixels.shape[2]]]
             if bits > 8:
-                with pytest.raises(UnreadableImage, match=f"values up to {largest:,}, which"):
+                with pytest.raises(UnreadableImage, match=f"its values reach {largest:,}, too"):
                     decode(data, bits=bits - 1)
     eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
     file = io.BytesIO()
@@ -98,7 +98,7 @@ def test_pages_are_named(tmp_path):
     pages = {"save_all": True, "append_images": [page] * 4}
     notes = findings(write(tmp_path, [RAMP.astype(np.uint8)] * 6, "tif", **pages))
     assert len(notes) == 1
-    assert " files have several frames or pages, of which the first is used: " in notes[0]
+    assert " files have several frames or pages; only the first is used: " in notes[0]
 
 
 def test_one_color_image_among_many_gray_ones_decides(tmp_path):

@@ -138,7 +138,7 @@ def test_permuted_pixels_are_the_same_for_all_images():
 
 
 def test_changes_are_for_a_source_alone():
-    with pytest.raises(UserError, match="imbalance= is for a source alone"):
+    with pytest.raises(UserError, match="imbalance= works only with a single"):
         open_splits("digits?imbalance=10 + digits")
 
 

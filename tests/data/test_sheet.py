@@ -84,7 +84,7 @@ def test_a_sheet_too_large_for_its_format_is_refused_with_the_remedy(
         assert picture.size == size
     before = path.read_bytes()
     larger = Image.new("L", (size[0] + turned, size[1] + (not turned)))
-    with pytest.raises(UserError, match=f"{most:,} a side: give a name that ends in .png"):
+    with pytest.raises(UserError, match=f"{most:,} per side: give a name that ends in .png"):
         write_sheet(path, larger)
     assert path.read_bytes() == before
     write_sheet(tmp_path / "sheet.png", larger)

@@ -160,7 +160,7 @@ def test_folder_says_what_is_no_image_and_takes_any_case(steel, tmp_path):
         ("a/.hidden.jpg", "hidden images are left out", False),
         ("a/notes.txt", "files without an image extension are left out", False),
         ("b/.git", "hidden folders with images are left out", False),
-        ("b/circle", "links to folders around them are left out", False),
+        ("b/circle", "links to their own parent folders are left out", False),
         ("empty/x.csv", "files without an image extension are left out", False),
         ("loose.jpg", "images outside class folders are left out", False),
         ("empty", "class folders without images are left out", False),

@@ -128,7 +128,7 @@ def test_no_images(folder):
 
 def test_the_real_images_themselves(folder):
     c = config(folder, f"folder:{folder / 'photos'}/")
-    with pytest.raises(UserError, match="is data.source itself, or a part of it, whose test"):
+    with pytest.raises(UserError, match="is data.source or a part of it, so training would"):
         open_training(c)
 
 

@@ -229,7 +229,7 @@ def test_parquet_columns_and_labels(cifar, tmp_path):
         open_splits(f"parquet:{tmp_path}/*.parq")
     write("train.parquet", image=images, label=[0, 1] * 3)
     write("all.parquet", image=images, label=[0, 1] * 3)
-    with pytest.raises(UserError, match=r"all.parquet: its name does not give a split"):
+    with pytest.raises(UserError, match=r"all.parquet: its name gives no split"):
         open_splits(f"parquet:{tmp_path}")
     write("all.parquet", image=images, other=[0, 1] * 3)
     (tmp_path / "all.parquet").rename(tmp_path / "test.parquet")
@@ -320,7 +320,7 @@ def test_mistakes_in_arrays_are_named(tmp_path):
             "images": images,
             "labels": labels[:3],
         },
-        "from one-hot take labels.argmax(1)": {"images": images, "labels": np.eye(4)},
+        "for one-hot labels, use labels.argmax(1)": {"images": images, "labels": np.eye(4)},
         "contains x, y: expected images and labels": {"x": images, "y": labels},
         "contains Python objects": {"images": images, "labels": np.array([{}, 1, 2, 3], object)},
         "split contains 'week 3', but must be": {

@@ -388,7 +388,7 @@ def test_a_data_set_of_ones_own(data_dir):
         splits["train"][broken]
     assert (
         error.value.name == f"photos/train[{broken}]"
-        and error.value.reason == "not an image in a format that PIL reads"
+        and error.value.reason == "not in an image format that PIL reads"
     )
     assert len(open_splits("tfds:photos:1.0.0")) == 2
 

@@ -171,7 +171,7 @@ class TestSplits:
         captioned = tokenize(self.config(), splits, 0, None)
         (finding,) = captioned.findings
         assert finding.name == splits["val"].name(3) and not finding.lost
-        assert "longer than text.context = 16 tokens and lose their end" in finding.kind
+        assert "longer than text.context = 16 tokens and are cut off" in finding.kind
 
     def test_one_split_for_two_names(self, splits):
         splits["val"] = splits["test"]

@@ -92,7 +92,7 @@ def test_missing_packages_name_their_command(monkeypatch):
 def test_other_versions_than_the_tested_are_a_note(monkeypatch):
     monkeypatch.setattr(checks, "_pins", lambda: {"numpy": "1.0"})
     states = {check.name: check for check in checks._packages()}
-    assert states["numpy"].state == NOTE and "1.0 is what is tested" in states["numpy"].text
+    assert states["numpy"].state == NOTE and "1.0 is the tested version" in states["numpy"].text
     assert states["numpy"].remedy == "pip install numpy==1.0"  # as it is: no "..." to fill in
     assert all("..." not in check.remedy for check in states.values())
     assert states["jax"].state == OK

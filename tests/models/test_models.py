@@ -346,7 +346,7 @@ def test_gelu_is_exact():
             "'vit' has no option 'batch_norm_groups'.*pool, positions",
         ),
         ("vit", "Ti/4", {"options": {"heads": 2}}, "no option 'heads'"),
-        ("vit", "Ti/4", {"options": {"variant": "S/4"}}, "model.options cannot hold variant"),
+        ("vit", "Ti/4", {"options": {"variant": "S/4"}}, "model.options cannot contain var"),
         ("vit", "Ti/4", {"dtype": "float16"}, "float32, bfloat16"),
         ("resnet", "cifar21", {}, "did you mean 'cifar"),
         ("resnet", "cifar20", {"pool": "mean"}, "'resnet' has no option 'pool'.*batch_norm_groups"),

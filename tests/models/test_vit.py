@@ -167,7 +167,7 @@ def test_distilled_by_config():
     )
     c.pool = "mean"
     with pytest.raises(
-        UserError, match="model.distilled adds a token .*set model.pool to token, not mean"
+        UserError, match="model.distilled adds a second .*set model.pool to token, not mean"
     ):
         nnx.eval_shape(lambda: build(c, 10, 8, 3, nnx.Rngs(0)))
 

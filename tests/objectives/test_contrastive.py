@@ -288,7 +288,7 @@ WORDS = [
         ),
         ({"same": "maybe"}, "objective.options.same = 'maybe' is unknown: choose from negative"),
         ({"width": 0}, "objective.options.width must be at least 1"),
-        ({"frozen": True}, "objective.options.frozen keeps the text tower as it starts"),
+        ({"frozen": True}, "objective.options.frozen would keep the text tower at ran"),
         ({"text": None}, "the objective 'contrastive' learns from captions: set text.tokenizer"),
     ],
     ids=["loss", "same", "width", "frozen", "no captions"],

@@ -38,7 +38,7 @@ def _error(c, tmp_path):
         ({"objective.options.queue": 1.5}, "must be of type int"),
         ({"train.accumulate": 2}, "train.accumulate must be 1"),
         ({"augment.mixup": 0.2}, "augment.mixup mixes labels"),
-        ({"data.unlabeled": "rest"}, "takes no unlabeled images"),
+        ({"data.unlabeled": "rest"}, "does not use unlabeled images"),
         ({"checkpoint.metric": "val/kn"}, "did you mean 'val/knn'"),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_precision_takes_the_last_threshold_of_an_unbroken_sequence():
     # 0.97 takes 122 answers
     assert evidence().rule_of(Wish("precision", 0.97)).least == 0.6
     # its confidence would not be that of a precision that was decided on before
-    text = "precision=0.97 is possible, with less confidence if it is taken because of this answer"
+    text = "precision=0.97 is possible, with less confidence if you choose it because of"
     with pytest.raises(UserError, match=text):
         evidence().rule_of(Wish("precision", 0.98))
 

@@ -185,7 +185,7 @@ def test_any_damage_to_any_file_is_survived(saved, tmp_path):
             checkpoints.close()
             step = progress["at"]
             assert_is(restored, step)
-            moved = [line for line in said if "the validation of checkpoint 2" not in line]
+            moved = [line for line in said if "the validation result of checkpoint 2" not in line]
             assert len(moved) == (step == 1), f"{damage.__name__} {file}: {said}"
             if step == 1:
                 fallen_back.add(damage)
@@ -239,7 +239,7 @@ def test_a_validation_that_has_changed_makes_no_checkpoint_the_best(copied):
     file.write_text(file.read_text().replace("0.2", "0.99"))
     said = []
     assert open_in(copied, said.append).restore_best(state(0))[0] == 1
-    assert said == ["the validation of checkpoint 2 is damaged: it cannot be the best"]
+    assert said == ["the validation result of checkpoint 2 is damaged: it cannot be the best"]
 
 
 HEADERS = (

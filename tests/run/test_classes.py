@@ -186,7 +186,7 @@ def test_a_split_class_is_shared(tiny_run, tmp_path, capsys):
     np.testing.assert_allclose(ours[:, 4:7], before[:, [4, 4, 4]] / 3, atol=1e-7)
     np.testing.assert_allclose(ours[:, [0, 7, 11]], before[:, [0, 5, 9]], atol=1e-7)
     text = capsys.readouterr().out
-    assert "4a, 4b, 4c are predicted alike, each with 1/3 of the probability of '4'" in text
+    assert "4a, 4b, 4c each get 1/3 of the probability of '4'" in text
     assert "still call these images '4'" in text
     config, data, _ = run_weights(out)
     assert config.data.source == "digits" and config.model.head_groups == ()
@@ -319,8 +319,8 @@ def test_an_own_list_of_weights_is_dropped(tiny_run, tmp_path):
 
 
 BAD = {
-    "nothing": ([], "what is to change? Give one or more of --rename OLD=NEW"),
-    "unknown": (["--rename=zero=0"], "--rename: there is no class 'zero'; there are 0, 1"),
+    "nothing": ([], "nothing to change: give one or more of --rename OLD=NEW"),
+    "unknown": (["--rename=zero=0"], "--rename: there is no class 'zero'; classes are 0, 1"),
     "nearest": (["--merge=x=1,22"], "there is no class '22' (did you mean '2'?)"),
     "twice": (["--merge=x=1,2", "--rename=2=two"], "the class '2' is named twice"),
     "twice in one": (["--merge=x=1,1"], "the class '1' is named twice"),
@@ -331,7 +331,7 @@ BAD = {
     "two names": (["--rename=1=a,b"], "must be OLD=NEW"),
     "taken": (["--rename=1=2"], "two classes would be called '2'"),
     "a part taken": (["--split=1=a,2"], "two classes would be called '2'"),
-    "split name": (["--split=1=a,b", "--rename=2=1"], "what the data still call the images"),
+    "split name": (["--split=1=a,b", "--rename=2=1"], "the data still use"),
     "one left": (["--merge=x=" + ",".join(DIGITS)], "only the class 'x' would be left"),
 }
 

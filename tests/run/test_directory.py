@@ -173,7 +173,8 @@ def test_other_widths_are_reported_briefly(workdir):
     c.model.options.pruned = {"head": {"kernel": [3, 4], "bias": [4]}}
     run = open_workdir(workdir.parent / "pruned", c)
     with pytest.raises(
-        UserError, match=r"run: its model is pruned to other widths \(model.options.pruned.\*\)\.\n"
+        UserError,
+        match=r"config: its model is pruned to other widths \(model.options.pruned.\*\)\.\n",
     ):
         open_workdir(run, default())
 

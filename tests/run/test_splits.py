@@ -85,7 +85,7 @@ def test_evaluation_tests_the_images_that_were_test_images(here, capsys):
         for number in range(200, 220):
             draw(pathlib.Path("photos"), label, number)
     error = refused(capsys, evaluate, "run", pathlib.Path("none"))
-    assert "none of the" in error and "is there any more" in error
+    assert "none of the" in error and "exist any more" in error
 
 
 def test_a_split_is_evaluated_when_all_images_of_others_are_gone(here, capsys):
@@ -96,7 +96,7 @@ def test_a_split_is_evaluated_when_all_images_of_others_are_gone(here, capsys):
     assert evaluate("run", pathlib.Path("e"), probe) == set(here["test"].names)
     assert f"{len(here['train'].names)} of train missing" in capsys.readouterr().out
     error = refused(capsys, evaluate, "run", pathlib.Path("none"), "--split=train")
-    assert "images of train is there any more" in error
+    assert "images of train exist any more" in error
 
 
 @pytest.mark.parametrize("place", ["moved", "packed", "below"])
@@ -169,7 +169,7 @@ def test_a_finished_run_keeps_its_result(here, capsys):
     shutil.rmtree("photos")
     cli.run(main.main, ["--workdir=run"])
     assert before == {path: path.read_bytes() for path in before}
-    assert "holds another config's run: train.steps" in refused(
+    assert "holds a run with another config: train.steps" in refused(
         capsys, train, "run", "photos", "train.steps=9"
     )
 
@@ -201,7 +201,7 @@ def test_a_damaged_list_is_named(here, capsys):
     pathlib.Path("photos", here["test"].names[0]).unlink()
     members = here | {"test": here["train"]}
     write_division("run/splits.csv.gz", members)
-    with pytest.raises(UserError, match="not the list that the JSON file beside it describes"):
+    with pytest.raises(UserError, match="does not match the JSON file next to it"):
         config, _ = read_run("run")
         named_splits(config.data, 0, past=past_of("run", config.data.source))
     pathlib.Path("run/splits.csv.gz").write_bytes(b"\x1f\x8bnot")

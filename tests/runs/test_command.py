@@ -70,7 +70,7 @@ def test_conditions_select(runs, capsys):
     assert set(read_csv(capsys, runs, "--filter", "optimizer.learning_rate=1e-1")) == {
         "deep/resnet"
     }
-    assert outcome(command.main, capsys, runs, "--filter", "seed>5")[:2] == (0, "no run\n")
+    assert outcome(command.main, capsys, runs, "--filter", "seed>5")[:2] == (0, "no runs\n")
 
 
 def test_conditions_that_mean_nothing_are_refused(runs, capsys):
@@ -92,7 +92,7 @@ def test_conditions_that_mean_nothing_are_refused(runs, capsys):
 def test_documented_keys_are_accepted_before_a_run_has_them(key, tmp_path, capsys):
     """The last is what an objective measures, and by what this run chooses its checkpoint."""
     make_run(tmp_path / "one", None, (), checkpoint__metric="val/knn")
-    assert outcome(command.main, capsys, tmp_path, "--filter", f"{key}>1e9")[:2] == (0, "no run\n")
+    assert outcome(command.main, capsys, tmp_path, "--filter", f"{key}>1e9")[:2] == (0, "no runs\n")
     assert outcome(command.main, capsys, tmp_path, f"--sort=-{key}")[0] == 0
 
 
@@ -107,7 +107,7 @@ def test_documented_keys_are_accepted_before_a_run_has_them(key, tmp_path, capsy
 def test_flags_that_would_have_no_effect_are_refused(flag, other, runs, capsys):
     words = (runs / "vit-0", runs / "vit-1")
     message = refusal(command.main, capsys, *words, flag, other)
-    assert f"{flag} and {other.partition('=')[0]} exclude each other: leave one out" in message
+    assert f"{flag} and {other.partition('=')[0]} cannot be used together: leave one out" in message
 
 
 def test_named_directories_must_exist(runs, capsys):
@@ -154,7 +154,10 @@ def test_broken_and_foreign_directories_say_why(runs, capsys):
     assert reasons["foreign"] == "config.json is not the config of a run: 'seed' is missing"
     assert "damaged" in reasons["vit-0"] or "must be" in reasons["vit-0"]
     assert reasons["broken-off"]
-    assert reasons[f"{runs.parent}/empty"] == "no run is below: no directory has a config.json"
+    assert (
+        reasons[f"{runs.parent}/empty"]
+        == "there are no runs below it: no directory has a config.json"
+    )
     assert not reasons["vit-1"] and not reasons["deep/resnet"]
 
 

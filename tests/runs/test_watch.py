@@ -36,7 +36,7 @@ def test_a_run_that_comes_to_match_later(tmp_path):
     run = make_run(tmp_path / "one", None, ())
     command = [*COMMAND, str(tmp_path), "--watch", "--filter", "val/accuracy>0.5"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "no run\n"
+    assert process.stdout.readline() == "no runs\n"
     time.sleep(2.5 * SECONDS)
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 30, "val/accuracy": 0.75}) + "\n")

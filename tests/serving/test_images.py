@@ -131,7 +131,7 @@ def test_the_significant_bits_are_trainings():
     pixels = prepare([data], bundle(channels=1, bits=12))[0]
     np.testing.assert_array_equal(pixels, decode(data, bits=12))
     assert len(np.unique(pixels)) == 64
-    with pytest.raises(Refused, match="it has values up to 4,095, which data.bits=11 excludes"):
+    with pytest.raises(Refused, match="its values reach 4,095, too large for data.bits=11"):
         prepare([data], bundle(bits=11))
 
 

@@ -72,7 +72,7 @@ def assert_one_line(call, begins):
     errors = [line for line in call["err"].splitlines() if not line.startswith("packing:")]
     assert call["code"] == 1 and "Traceback" not in call["err"]
     assert errors[-1].startswith(f"error: {begins}") and "No space left on device" in errors[-1]
-    assert "free some and" in errors[-1]
+    assert "free some space and" in errors[-1]
     assert call["seconds"] < 120 and not [n for n in call["names"] if n.endswith((".tmp", ".part"))]
     for name, text in call["texts"].items():
         for part in text.splitlines() if name.endswith(".jsonl") else [text]:

@@ -153,10 +153,10 @@ def test_what_takes_images_alone_refuses(run, bundle, table, tmp_path, capsys):
         (
             export.main,
             [f"--workdir={run}", "--format=tflite", f"--out={tmp_path / 'b'}"],
-            "images alone",
+            "takes only images",
         ),
-        (prune.main, [f"--workdir={run}", f"--out={tmp_path / 'p'}"], "pruning is for models of"),
-        (quantize.main, [f"--bundle={bundle}", f"--out={tmp_path / 'q'}"], "INT8 is for models of"),
+        (prune.main, [f"--workdir={run}", f"--out={tmp_path / 'p'}"], "pruning needs a model"),
+        (quantize.main, [f"--bundle={bundle}", f"--out={tmp_path / 'q'}"], "INT8 needs a model"),
     ]
     for command, argv, message in refused:
         assert message in error(capsys, command, argv)
@@ -176,8 +176,8 @@ def error(capsys, command, argv):
 def test_mixup_and_columns_do_not_mix(table, tmp_path, capsys):
     for change, message in [
         ("augment.mixup=0.2", "mixes labels"),
-        ("objective.name=simclr", "images alone"),
-        ("model.name=cnn", "takes images alone"),
+        ("objective.name=simclr", "only images"),
+        ("model.name=cnn", "takes only images"),
         ("data.columns=age,nothing", "no column 'nothing'"),
     ]:
         with pytest.raises(SystemExit) as ended:

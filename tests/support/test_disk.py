@@ -34,7 +34,7 @@ def test_a_full_disk_is_recognized(error):
     assert isinstance(disk.failed("--out bundles", error), RunError)
     assert str(disk.failed("--out bundles", error)) == (
         "cannot write to --out bundles: No space left on device; "
-        "free some and run the same command again"
+        "free some space and run the same command again"
     )
 
 

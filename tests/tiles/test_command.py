@@ -307,7 +307,7 @@ def test_models_of_more_than_images_are_refused(bundle):
     model = open_bundle(bundle)
     options = command.Options(Tiling(20), "")
     command.check_model(model, (), options)
-    with pytest.raises(UserError, match="--tiles is for models of images alone"):
+    with pytest.raises(UserError, match="--tiles needs a model that takes only images"):
         command.check_model(model, ("age",), options)
 
 

@@ -172,7 +172,7 @@ def test_other_errors_stay_what_they_are():
 
 def test_options():
     assert parse_options("--a=1 b=true  c=x=y,z") == {"a": "1", "b": True, "c": "x=y,z"}
-    with pytest.raises(UserError, match="NAME=VALUE is expected at 'b'"):
+    with pytest.raises(UserError, match="expected NAME=VALUE, got 'b'"):
         parse_options("a=1 b")
     with pytest.raises(UserError, match="parallel.xla_options = 'xla_no_such=1'"):
         compile_program(jax.jit(lambda x: x + 1), jnp.ones(3), options="xla_no_such=1")

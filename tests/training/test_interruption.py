@@ -166,7 +166,7 @@ def test_a_validation_that_is_made_up_twice_is_logged_once(tmp_path, uninterrupt
 def test_a_run_that_is_refused_gives_the_signals_back(tmp_path, uninterrupted):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     _, workdir = uninterrupted
-    with pytest.raises(UserError, match="holds another config's run") as refusal:
+    with pytest.raises(UserError, match="holds a run with another config") as refusal:
         run(workdir, seed=7)
     # The exception, which holds what the training had opened, is still there.
     assert refusal.value

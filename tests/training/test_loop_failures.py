@@ -175,7 +175,7 @@ def test_wrong_settings(tmp_path, changes, message):
             {"optimizer__freeze": "(", "optimizer__freeze_at": 0.5},
             r"optimizer.freeze = '\(' is not a regular expression",
         ),
-        ({"parallel__xla_options": "xla_a"}, "NAME=VALUE is expected at 'xla_a'"),
+        ({"parallel__xla_options": "xla_a"}, "expected NAME=VALUE, got 'xla_a'"),
         (
             {"model__name": "resnet", "model__variant": "cifar20", "model__batch_norm_groups": 3},
             "does not divide",

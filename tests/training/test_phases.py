@@ -76,7 +76,7 @@ def test_smote_needs_embeddings(tmp_path):
     config.imbalance.sampling = "smote"
     config.parallel.devices = 1
     with pytest.raises(
-        UserError, match="makes embeddings: set transfer.mode=head and cache_embeddings"
+        UserError, match="works on embeddings: set transfer.mode=head and transfer.cache_emb"
     ):
         main.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

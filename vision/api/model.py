@@ -202,7 +202,8 @@ class LoadedModel:
         if self.predictor.encoder is not None:
             names = ", ".join(self.predictor.encoder.names)
             raise UserError(
-                f"this model takes {names} beside the image: use python -m vision.predict --table"
+                f"this model takes {names} in addition to the image: use python -m vision.predict "
+                "--table"
             )
 
     def _answers(

@@ -118,7 +118,7 @@ def read_decisions(path: pathlib.Path | str, images: Images) -> list[Decision]:
         if not image_rows:
             raise UserError(
                 f"{place}: {record['file']} is not an image of {record['split']}. "
-                "The decisions must be for the same --data, divided by the same seed and fractions"
+                "The decisions must be for the same --data, split with the same seed and fractions"
             )
         result += [Decision(row, record["kind"], action) for row in image_rows]
     return result
@@ -191,7 +191,7 @@ def _vanished(images, remaining, labels):
         return {labels.get(row, (images.class_of(row),))[0] for row in rows}
 
     names = sorted(classes(range(len(images))) - classes(remaining))
-    return [f"classes without an image in train now: {', '.join(names)}"] if names else []
+    return [f"classes left without images in train: {', '.join(names)}"] if names else []
 
 
 def _resolve(images, to_apply):

@@ -269,8 +269,7 @@ def _apply(images, issues, learned_issues, path):
     applied = apply.apply(images, apply.decisions(issues), path)
     if left := apply.count_left_for_a_person(images, learned_issues):
         applied.append(
-            f"{left:,} labels of test look wrong, and are left for a person to check: "
-            "see issues.csv"
+            f"{left:,} labels of test look wrong, and are left for you to check: see issues.csv"
         )
     return applied
 

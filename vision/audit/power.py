@@ -87,13 +87,13 @@ def describe(power: Power | None, embeddings: str) -> str:
         return (
             "no two classes have an image for each fold: lower audit.folds, or add images to them"
         )
-    better = "a trained run's"
+    better = "a trained run"
     if embeddings == "pixels":
-        better = "pretrained, or a trained run's"
+        better = "pretrained or a trained run"
     return (
         f"a classifier of these embeddings ({embeddings}) predicts {power.accuracy:.0%} of "
         f"{power.images:,} labels ({power.low:.0%} to {power.high:.0%}; by chance "
         f"{power.chance:.0%}), a kappa of at least {power.kappa:.2f}, but {power.limit:g} is "
-        f"needed to question any label or pair of classes: give better embeddings with "
-        f"--embeddings, {better}, or lower audit.power"
+        f"needed to question any label or pair of classes: give better embeddings "
+        f"(--embeddings: {better}), or lower audit.power"
     )

@@ -15,7 +15,7 @@ from vision.data.findings import Finding
 from vision.data.groups import folder_of
 from vision.data.identity import base_of, has_names, keys_of, texts
 
-KIND = "series of images are in several splits and look alike there: keep each in one"
+KIND = "image series are in several splits and look alike there: keep each in one split"
 NUMBERED = r"^(.*?)[-_ .]*\d+\.\w+$"  # the path without the number at its end
 QUERIES = 2000  # images of val and test that are compared, at most
 FEWEST = 5  # of them, below which nothing can be said
@@ -94,5 +94,5 @@ def _compare(vectors, images, series):
     return (
         f"{len(divided):,} series, such as {next(iter(divided))}: of {len(hits):,} images of val "
         f"and test {share:.0%} are nearest to a training image of their own series, "
-        f"by chance {chance:.0%}"
+        f"against {chance:.0%} by chance"
     )

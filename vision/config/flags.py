@@ -159,7 +159,7 @@ def _refuse_overrides(argv, takes_run):
     overrides = [argument for argument in argv if re.match(r"--?(no)?config\.", argument)]
     if overrides:
         remedy = "the --workdir of a run, which has one" if takes_run else "--config FILE"
-        raise UserError(f"'{overrides[0]}' overrides a config, but which? Give {remedy}")
+        raise UserError(f"'{overrides[0]}' overrides a config, but none is given: give {remedy}")
 
 
 def _apply_special_overrides(config, argv):

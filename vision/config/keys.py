@@ -155,7 +155,7 @@ DEPTH = Range("0 or in [8, 16]", lambda value: value == 0 or 8 <= value <= 16)
 DECAY = within("[0, 1)")
 POSITIVE_PAIR = Range("(low, high) with 0 < low <= high", _rises)
 PAIR_OF_SHARES = Range("(low, high) with 0 < low <= high <= 1", _rises_to_one)
-THREE_SHARES = Range("three shares above 0 with the sum 1 (train, val, test)", _are_three_shares)
+THREE_SHARES = Range("three shares above 0 that sum to 1 (train, val, test)", _are_three_shares)
 RISING_SHARES = Range(
     "shares of the steps in [0, 1], each above the one before", _are_rising_shares
 )

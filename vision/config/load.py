@@ -185,7 +185,7 @@ def read_module(path: str) -> types.ModuleType:
     """Runs a Python file of the user's, which may raise anything, and returns it as a module."""
     spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is no Python file: its name must end in .py")
+        raise UserError(f"{path} is not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     if pathlib.Path(path).is_relative_to(shipped.folder()):
         shipped.make_importable()

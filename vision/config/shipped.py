@@ -70,7 +70,7 @@ def make_importable() -> None:
 @functools.cache
 def _report(path: str, file: str) -> None:
     """Says once which file is meant; on stderr, as stdout may be a table."""
-    print(f"note: there is no {path} here: taking {file}", file=sys.stderr)
+    print(f"note: there is no {path} here: using {file}", file=sys.stderr)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -66,9 +66,9 @@ def check_tracker(c: ConfigDict) -> None:
     uri = tracker_options(c).get("uri", "").strip()
     if any(CREDENTIALS.match(text) for text in (uri, unquote(uri))):
         raise UserError(
-            "log.tracker_options.uri must not hold credentials, which config.json would keep: set "
-            "MLFLOW_TRACKING_URI instead,\nor leave them out and set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, which servers take"
+            "log.tracker_options.uri must not contain credentials, because config.json would store "
+            "them: set MLFLOW_TRACKING_URI instead,\nor leave them out and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     if c.tracker:
         require(f"log.tracker = '{c.tracker}'", c.tracker, only=PACKAGES[c.tracker])

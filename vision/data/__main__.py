@@ -96,16 +96,16 @@ def _pack(config, values, spec, out):
     counts = ", ".join(f"{part['images']:,} {name}" for name, part in manifest["parts"].items())
     shards = [shard for part in manifest["parts"].values() for shard in part["shards"]]
     size = sum(shard["bytes"] for shard in shards) / 2**20
-    prefix = "" if new else "nothing to do, it is complete: "
+    prefix = "" if new else "already complete: "
     share = f", shard {shard.index} of {shard.count}" if values.shard else ""
     cli.show(
         f"packed:{out}{share}: {prefix}{counts} images, {size:,.1f} MiB in files: {len(shards):,}"
     )
     if missing := shard.count > 1 and missing_shards(pathlib.Path(out), shard.count):
-        cli.show(f"shards that are not here yet: {', '.join(map(str, missing))} of {shard.count}")
+        cli.show(f"shards still missing: {', '.join(map(str, missing))} of {shard.count}")
     if lost := len(manifest["unreadable"]):
         name = f"{out}/manifest{shard.suffix}.json"
-        cli.show(f"note: {lost:,} unreadable images are left out: {name} names them")
+        cli.show(f"note: {lost:,} unreadable images are left out; {name} lists them")
 
 
 def _verify(config, values, out):
@@ -115,7 +115,8 @@ def _verify(config, values, out):
     if problems:
         cli.show(*(f"{out}/{file} {problem}" for file, problem in problems.items()))
         raise RunError(
-            f"{len(problems)} of {count} files are wrong: remove them, and repeat the pack command"
+            f"{len(problems)} of {count} files are missing or damaged: remove them and repeat the "
+            "pack command"
         )
     cli.show(f"packed:{out}: all {count} files are unchanged")
 

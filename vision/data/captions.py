@@ -54,7 +54,7 @@ def tokenize(
         tokenizer = published(c) or learn(list(texts[TRAIN]), c.vocabulary, c.context)
     captioned: dict[int, Source] = {}  # {id of a source: it with its field}: two may be the same
     findings = []
-    kind = f"captions are longer than text.context = {c.context} tokens and lose their end"
+    kind = f"captions are longer than text.context = {c.context} tokens and are cut off"
     for name, source in splits.items():
         if id(source) in captioned or texts[name] is None:
             continue
@@ -78,8 +78,8 @@ def _captions(c, name, source, seed):
     """Returns the captions of a split, object (N,); None if it needs none and has none."""
     if FIELD in getattr(source, "fields", {}):
         raise UserError(
-            f"the source of {name} has a field '{FIELD}' already: rename it, or set text.tokenizer "
-            'to ""'
+            f"the source of {name} already has a field '{FIELD}': rename it, or set "
+            'text.tokenizer to ""'
         )
     if texts_of(source) is None and name in WITHOUT:
         return None

@@ -27,7 +27,7 @@ from vision.errors import UserError, printable
 KEEP = "classes"
 RENAME = "rename"
 OPTIONS = (KEEP, RENAME)
-GONE = "classes that the source's name lists have no images"
+GONE = "classes named in ?classes= or ?rename= have no images"
 MOST_NAMES = 10  # classes that a message lists
 
 
@@ -109,7 +109,7 @@ def check_known(names: Sequence[str], classes: Sequence[str], title: str) -> Non
             listed = ", ".join(printable(other, 100) for other in classes[:MOST_NAMES])
             more = len(classes) - MOST_NAMES
             listed += f" and {more:,} more" if more > 0 else ""
-            raise UserError(f"{title}: there is no class {name!r}{nearest}; there are {listed}")
+            raise UserError(f"{title}: there is no class {name!r}{nearest}; classes are {listed}")
 
 
 def in_order(parts: Mapping[str, Any], first: Sequence[str]) -> dict[str, Any]:
@@ -199,6 +199,6 @@ def _check_merges(kept, pairs, title):
     for old, new in pairs.items():
         if old in kept and new in kept and new not in pairs:
             raise UserError(
-                f"{title}: rename would call {old!r} like the class {new!r}: to join them, write "
-                f"{encode(new)}:{encode(new)} too, otherwise choose another name"
+                f"{title}: rename would give {old!r} the name of the class {new!r}: to merge them, "
+                f"also write {encode(new)}:{encode(new)}; otherwise choose another name"
             )

@@ -24,7 +24,7 @@ ABSENT = ("", "na", "n/a", "nan", "null", "none")  # what a table has in the pla
 LARGEST = float(np.finfo(np.float32).max)  # of a number
 MOST_VALUES = 1000  # of a category
 RESERVED = ("image", "images", "text")  # inputs of a model that are not columns
-NEW = "values of a column are new, and count as missing"
+NEW = "column values did not occur in training and count as missing"
 
 
 class Number(NamedTuple):
@@ -115,8 +115,8 @@ def parse(text: str) -> dict[str, str]:
             check_choice(f"data.columns, kind of '{name}'", kind, KINDS)
         if not name or name in kinds or name in RESERVED:
             raise UserError(
-                f"data.columns = '{text}': give the names of different columns, such as "
-                f"'age,site:category', and none of {', '.join(RESERVED)}"
+                f"data.columns = '{text}': list different column names, such as "
+                f"'age,site:category'; reserved names are {', '.join(RESERVED)}"
             )
         kinds[name] = kind
     return kinds
@@ -138,12 +138,11 @@ def read(source: Any, names: Iterable[str], title: str) -> dict[str, list[Any]]:
     cells = {}
     for name in names:
         if name not in columns:
-            has = "this source has no columns, nor has one that is joined by +"
+            has = "this source, or one joined to it by +, has no columns"
             if columns:
                 has = f"its columns are {', '.join(columns)}"
             raise UserError(
-                f"{title} has no column '{name}', which data.columns names or the model takes "
-                f"({has})"
+                f"{title} has no column '{name}', which data.columns or the model needs ({has})"
             )
         values = base.column_values(name)
         cells[name] = [values[row] for row in rows.tolist()]
@@ -180,8 +179,8 @@ def learn(
         if not values or len(values) > MOST_VALUES:
             raise UserError(
                 f"data.columns: '{name}' has {len(values):,} different values in the training "
-                f"images; a category needs 1 to {MOST_VALUES:,}. Leave the column out, or learn "
-                f"from it as a text: ?text={name}"
+                f"images; a category needs 1 to {MOST_VALUES:,}. Leave the column out, or use "
+                f"it as text: ?text={name}"
             )
         categories.append(Category(name, tuple(values)))
     return Columns(tuple(numbers), tuple(categories))

@@ -91,8 +91,8 @@ class Continued(Past):
             return tuple(classes[count:])
         missing = next(name for name in self.classes if name not in classes)
         raise UserError(
-            f"continual.previous = {self.run}: the images of that run lack its class "
-            f"'{missing}': put them back, or set continual.old_data=False"
+            f"continual.previous = {self.run}: that run's class '{missing}' is no longer in "
+            "its data: restore its images, or set continual.old_data=False"
         )
 
     def _new_images(
@@ -128,8 +128,8 @@ class Continued(Past):
         present = np.flatnonzero(indices >= 0)
         if not len(present):
             raise UserError(
-                f"continual.memory: none of the images of {self.run} is there any more: put them "
-                'back, or set continual.memory=""'
+                f"continual.memory: none of the images of {self.run} exist any more: restore "
+                'them, or set continual.memory=""'
             )
         chosen = present[self.choose(without_missing(Recalled(everything, indices, labels)))]
         return Members(pool.names[chosen], pool.labels[chosen])

@@ -270,7 +270,7 @@ def _shift(values, bits):
     """Returns the upper 8 of the significant bits of 16-bit values."""
     largest = int(values.max(initial=0))
     if largest >> bits:
-        raise UnreadableImage(f"it has values up to {largest:,}, which data.bits={bits} excludes")
+        raise UnreadableImage(f"its values reach {largest:,}, too large for data.bits={bits}")
     return (values.astype(np.uint16) >> bits - 8).astype(np.uint8)
 
 

@@ -154,7 +154,7 @@ def read_division(path: pathlib.Path | str) -> Division:
         UserError: it is missing or damaged.
     """
     rows: dict[str, list[tuple[str, str]]] = {}
-    for split, name, label in read_table(path, HEADER, "copy it again from where the run was made"):
+    for split, name, label in read_table(path, HEADER, "copy it again from the original run"):
         rows.setdefault(split, []).append((name, label))
     return {
         split: Members(*(texts(column) for column in zip(*pairs, strict=True)))

@@ -125,8 +125,8 @@ def _check_same(text: str, columns: Columns) -> None:
     """Raises `UserError` if a model is to learn from other columns than its weights have."""
     if set(table.parse(text)) != set(columns.names):
         raise UserError(
-            f"data.columns = '{text}', but the model's weights are of {', '.join(columns.names)}: "
-            "name these, or start without weights"
+            f"data.columns = '{text}', but the weights were trained with "
+            f"{', '.join(columns.names)}: name these columns, or start without weights"
         )
 
 

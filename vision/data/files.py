@@ -171,8 +171,8 @@ def split_files(arguments: Sequence[str], extension: str, forms: str) -> dict[st
         return {"all": files}
     if None in splits:
         raise UserError(
-            f"{splits[None][0]}: its name does not give a split, although others do: "
-            "a word in it must be train, val or test"
+            f"{splits[None][0]}: its name gives no split, although other names do: "
+            "it must contain the word train, val or test"
         )
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 

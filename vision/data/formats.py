@@ -105,7 +105,7 @@ def why_unknown(data: bytes, name: str) -> str:
     if problem := undecodable(name):
         kind, advice = problem
         return f"{kind} cannot be decoded: {advice}"
-    return "not an image in a format that PIL reads"
+    return "not in an image format that PIL reads"
 
 
 def format_of(data: bytes | None) -> str:

@@ -20,7 +20,7 @@ from vision.data.findings import Finding
 from vision.data.identity import base_of, has_names, keys_of, texts
 from vision.errors import UserError
 
-ALONE = "images belong to no group and are divided one by one"
+ALONE = "images belong to no group and are split one by one"
 
 
 def set_groups(parts: Mapping[str, Any], value: str, spec: str) -> None:
@@ -61,7 +61,7 @@ def group_findings(parts: Mapping[str, Any]) -> list[Finding]:
             if group:
                 splits.setdefault(group, []).append(part)
         alone += [Finding(ALONE, source.name(int(i))) for i in np.flatnonzero(groups[rows] == "")]
-    kind = "groups are in several splits of the source, which flatters the test"
+    kind = "groups are in several splits of the source, which inflates test results"
     divided = [
         Finding(kind, group, ", ".join(names)) for group, names in splits.items() if names[1:]
     ]
@@ -82,8 +82,8 @@ def _groups(base, part, value, spec):
         return _matches(paths, argument, spec)
     if not re.fullmatch(r"-?[1-9]\d{0,3}", argument):
         raise UserError(
-            f"'{spec}': group=folder:N needs a number: 1 is the first folder below the class's, "
-            "-1 the innermost"
+            f"'{spec}': group=folder:N needs a number: 1 is the first folder below the class "
+            "folder, -1 the innermost"
         )
     labels = base.labels
     return [

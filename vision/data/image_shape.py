@@ -22,12 +22,12 @@ def image_shape(c: ConfigDict, source: Source, sample: Sample) -> tuple[int, int
     if c.image_size < 0 or c.channels not in (0, 1, 3):
         raise UserError(
             f"data.image_size = {c.image_size}, data.channels = {c.channels}: the size must be at "
-            "least 0, the channels 1, 3 or 0"
+            "least 0, and channels 0, 1 or 3"
         )
     if c.image_size and c.channels:
         return c.image_size, c.channels
     if not sample.shapes:
-        raise UserError(f"cannot read {source.name(0)} nor any other image of {c.source}")
+        raise UserError(f"cannot read {source.name(0)} or any other image of {c.source}")
     channels = c.channels or max(shape[2] for shape in sample.shapes.values())
     if not c.channels and channels == 1 and source.encoded and has_color(source):
         channels = 3

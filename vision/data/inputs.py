@@ -49,9 +49,9 @@ def check(batch: np.ndarray, fields: tuple[str, ...]) -> None:
     missing = [name for name in fields if name not in given]
     if missing:
         raise UserError(
-            f"this model takes {', '.join(fields)} beside the image, and this stage gives it "
-            f"{'images alone' if not given else ', '.join(given)}: docs/fusion.md lists the stages "
-            "that can"
+            f"this model takes {', '.join(fields)} in addition to the image, but this stage "
+            f"provides only {', '.join(given) or 'images'}: docs/fusion.md lists the stages that "
+            "support it"
         )
 
 
@@ -59,8 +59,8 @@ def require_images_alone(fields: Sequence[str], subject: str) -> None:
     """Raises `UserError` if a model takes `fields` beside images, and `subject` gives it none."""
     if fields:
         raise UserError(
-            f"{subject} is for models of images alone, and this one takes {', '.join(fields)} too: "
-            "docs/fusion.md lists the stages that can"
+            f"{subject} needs a model that takes only images, but this one also takes "
+            f"{', '.join(fields)}: docs/fusion.md lists the stages that support it"
         )
 
 

@@ -59,14 +59,14 @@ def count_labeled(spec: str, labels: np.ndarray, classes: Sequence[str], key: st
         count = int(spec)
     else:
         raise UserError(
-            f"{key} = '{spec}' must be a number for each class, such as 25/class, a number "
-            "of all, such as 4000, or a share, such as 1%"
+            f"{key} = '{spec}' must be a number per class, such as 25/class, a total, such "
+            "as 4000, or a share, such as 1%"
         )
     present = np.count_nonzero(available)
     if not present <= count <= total:
         raise UserError(
             f"{key} = '{spec}' asks for {count:,} of {total:,} training images of "
-            f"{present:,} classes: ask for at least one of each class, and at most all"
+            f"{present:,} classes: ask for at least one per class, and at most all"
         )
     return _stratified(count, available)
 
@@ -82,7 +82,7 @@ def _of_each_class(
         raise UserError(
             f"{setting}, but the class '{classes[smallest]}' has only "
             f"{available[smallest]:,} training images: ask for at most {available[smallest]}/class,"
-            " or for a number or a share of all"
+            " or for a total or a share"
         )
     return np.where(present, count, 0)
 

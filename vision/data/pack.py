@@ -223,7 +223,7 @@ def _check_kind(out, shard):
         raise UserError(f"'{out}' contains a pack without shards: pack into a new folder")
     if names and not divided and not names & {MANIFEST, PROGRESS}:
         raise UserError(
-            f"'{out}' contains something else, such as '{min(names)}': pack into a new folder"
+            f"'{out}' contains other files, such as '{min(names)}': pack into a new folder"
         )
 
 
@@ -334,7 +334,7 @@ def _check_unreadable(unreadable, total, max_unreadable):
         raise UserError(
             f"{len(unreadable)} of {total:,} images so far are unreadable, "
             f"more than --max-unreadable={max_unreadable:g} allows:\n"
-            f"{names}{more}. Repair them, or raise the limit: what is packed stays"
+            f"{names}{more}. Repair them, or raise the limit: packed images are kept"
         )
 
 

@@ -358,8 +358,8 @@ def _train_sampler(config: ConfigDict, source: Source) -> Sampler:
     if c.sampling == "smote":  # makes further embeddings, which are sampled like the others
         if not config.transfer.cache_embeddings:
             raise UserError(
-                "imbalance.sampling = 'smote' makes embeddings: set transfer.mode=head and "
-                "cache_embeddings"
+                "imbalance.sampling = 'smote' works on embeddings: set transfer.mode=head and "
+                "transfer.cache_embeddings=True"
             )
         return Sampler(config.seed, source.labels)
     if c.sampling_from >= c.sampling_until:

@@ -77,8 +77,8 @@ class Past:
             if self._is_described(division):
                 return division
         raise UserError(
-            f"{self.run / FILE} is not the list that the JSON file beside it describes: "
-            "copy it again from where the run was made"
+            f"{self.run / FILE} does not match the JSON file next to it: copy it again from the "
+            "original run"
         )
 
     def divide(
@@ -359,8 +359,8 @@ def match_past(
     if changes and past.strict:
         raise UserError(
             f"the data have changed since {past.run} began: {'; '.join(changes.lines())}.\n"
-            "Restore them, or set data.allow_changes=true: images that the run had then stay in "
-            "their split"
+            "Restore them, or set data.allow_changes=true: then images that the run already had "
+            "stay in their split"
         )
     return Divided(splits, findings, division, changes, tasks)
 
@@ -383,7 +383,7 @@ def leave_out_missing(
     for name in gone:
         if needed is None or name in needed or len(gone) == len(splits):
             raise UserError(
-                f"none of the {len(splits[name]):,} images of {name} is there any more: has the "
-                "folder moved? Name it as when the run was trained"
+                f"none of the {len(splits[name]):,} images of {name} exist any more: has the "
+                "folder moved? Give the same source as when the run was trained"
             )
     return {name: left[id(split)] for name, split in splits.items() if name not in gone}

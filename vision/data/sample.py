@@ -64,7 +64,7 @@ def look(source: Source, count: int) -> Sample:
         if (value := largest_value(data)) is not None:
             largest[name] = value
         if (frames := _count_frames(data)) > 1:
-            kind = "files have several frames or pages, of which the first is used"
+            kind = "files have several frames or pages; only the first is used"
             sample.findings.append(Finding(kind, name, f"{frames:,}"))
     if largest and not getattr(source, "bits", 0):
         sample.findings += _check_bits(largest)

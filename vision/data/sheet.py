@@ -73,7 +73,7 @@ def write_sheet(path: pathlib.Path | str, sheet: Image.Image) -> None:
     if kind in LARGEST and max(sheet.size) > LARGEST[kind]:
         raise UserError(
             f"--out {path}: the sheet has {sheet.width:,} x {sheet.height:,} pixels, and {kind} "
-            f"has at most {LARGEST[kind]:,} a side: give a name that ends in .png"
+            f"has at most {LARGEST[kind]:,} per side: give a name that ends in .png"
         )
     with replacing(path, binary=True) as file:
         sheet.save(file, kind, quality=90)

@@ -124,7 +124,7 @@ def make_splits(
     fractions = tuple(fractions)
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(
-            "data.fractions must be three shares above 0 with the sum 1 (train, val, test), "
+            "data.fractions must be three shares above 0 that sum to 1 (train, val, test), "
             f"got {fractions}"
         )
     if not 0 <= val_fraction < 1:
@@ -168,7 +168,7 @@ def _divide_parts(splits, fractions, val_fraction, seed, by):
         result[name] = own[name] if name in own else Subset(train, positions)
         if not len(result[name]):
             raise UserError(
-                f"no image is left for {name}: {len(train)} are too few; "
+                f"no images are left for {name}: {len(train)} are too few; "
                 "add some or change data.fractions"
             )
     return result
@@ -244,7 +244,7 @@ def check_labels(splits: Mapping[str, Source]) -> None:
     labels = np.unique(np.concatenate([source.labels for source in splits.values()]))
     if len(classes) < 2 or len(labels) < 2:
         raise UserError(
-            f"{len(labels)} of the data's {len(classes)} classes has images, "
+            f"only {len(labels)} of the data's {len(classes)} classes has images, "
             "but a classifier needs two"
         )
     if labels[0] < 0 or labels[-1] >= len(classes):
@@ -289,7 +289,7 @@ def unseen_classes(splits: Mapping[str, Source]) -> list[Finding]:
         labels, counts = np.unique(splits[name].labels, return_counts=True)
         for label, count in zip(labels, counts, strict=True):
             if label not in seen:
-                kind = f"classes in {name} that train lacks"
+                kind = f"classes are in {name} but not in train"
                 detail = "1 image" if count == 1 else f"{count:,} images"
                 findings.append(Finding(kind, classes[label], detail))
     return findings

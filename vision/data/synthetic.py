@@ -33,8 +33,8 @@ def open_synthetic(spec: str, real: str, bits: int) -> Source:
     addresses = [compose(*parse(name)[:2], {}) for name in members(real)]
     if any(is_same(compose(kind, argument, {}), address) for address in addresses):
         raise UserError(
-            f"{KEY} = '{spec}' is data.source itself, or a part of it, whose test images would be "
-            "learned from: name what `python -m vision.synthesize` has written"
+            f"{KEY} = '{spec}' is data.source or a part of it, so training would see test images: "
+            "give what `python -m vision.synthesize` has written"
         )
     opened = open_splits(spec, bits, 1)
     source = opened.get("train", opened.get("all"))

@@ -63,7 +63,7 @@ def read_rows(
         raise UserError(f"{name} has no rows: it needs a header and a row for each image")
     counts = collections.Counter(filter(None, header))
     if repeated := [column for column, n in counts.items() if n > 1]:
-        raise UserError(f"{name} has two columns {repeated[0]!r}")
+        raise UserError(f"{name} has two columns named {repeated[0]!r}")
     return header, rows, lines
 
 

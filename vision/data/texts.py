@@ -57,7 +57,7 @@ def with_texts(
         usable[part] = base, rows, np.array([not reason for reason in reasons], bool)[rows]
     if not has_caption:
         count = sum(map(len, parts.values()))
-        raise UserError(f"{title}: none of the {count:,} images has a caption, in UTF-8")
+        raise UserError(f"{title}: none of the {count:,} images has a caption in UTF-8")
     result: dict[str, Source] = {}
     for part, (base, rows, kept) in usable.items():
         base.findings = (*base.findings, *findings)
@@ -120,7 +120,7 @@ def parse_templates(key: str, lines: Iterable[str]) -> tuple[str, ...]:
     for template in templates:
         if template.count("{}") != 1:
             raise UserError(
-                f"{key}: each template must have one {{}} in the place of the class's name, "
+                f"{key}: each template must have one {{}} in place of the class name, "
                 f"got {template!r:.80}"
             )
     if not templates:

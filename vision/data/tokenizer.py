@@ -43,7 +43,7 @@ class Tokenizer:
         require("text.tokenizer", "text", only=("tokenizers",))
         import tokenizers
 
-        with parsing(name, "a tokenizer.json of the library tokenizers"):
+        with parsing(name, "a tokenizer.json of the tokenizers library"):
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
         if self._tokenizer.id_to_token(PAD) != SPECIAL[PAD]:
             raise UserError(f"{name}: the token with the id {PAD} must be {SPECIAL[PAD]}")

@@ -35,5 +35,5 @@ def _check(directory, file):
         return "is missing"
     size = path.stat().st_size
     if size != file["bytes"]:
-        return f"has {size:,} bytes of {file['bytes']:,}"
+        return f"has {size:,} of {file['bytes']:,} bytes"
     return "" if sha256(path) == file["sha256"] else "is damaged: its SHA-256 differs"

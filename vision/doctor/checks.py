@@ -88,12 +88,12 @@ def _packages() -> Iterator[Check]:
             continue
         pin = pins.get(name, version)
         state = OK if pin == version else NOTE
-        text = version if pin == version else f"{version}, but {pin} is what is tested"
+        text = version if pin == version else f"{version}, but {pin} is the tested version"
         hint = "" if pin == version else f"pip install {name}=={pin}"
         yield Check("Packages", name, state, text, hint)
     others = [name for name in names if name not in MAIN and name not in missing]
     if others:
-        yield Check("Packages", "others", OK, f"{len(others)} more of training's are there")
+        yield Check("Packages", "others", OK, f"{len(others)} more training packages are installed")
     if missing:
         command = "./scripts/setup" if _is_checkout() else remedy(missing)
         yield Check("Packages", "missing", BAD, ", ".join(missing), command)
@@ -117,11 +117,11 @@ def _devices() -> Iterator[Check]:
         lines = done.stdout.splitlines() or [""]
         report = json.loads(lines[-1]) if not done.returncode else None
     except subprocess.TimeoutExpired:
-        text = f"JAX has computed nothing within {DEVICE_TIMEOUT} s"
-        yield Check("Devices", "devices", BAD, text, "JAX_PLATFORMS=cpu leaves out a hung driver")
+        text = f"JAX computed nothing within {DEVICE_TIMEOUT} s"
+        yield Check("Devices", "devices", BAD, text, "JAX_PLATFORMS=cpu avoids a hung driver")
         return
     except (OSError, ValueError) as error:
-        yield Check("Devices", "devices", BAD, f"JAX cannot be tried: {brief(error)}")
+        yield Check("Devices", "devices", BAD, f"JAX cannot be tested: {brief(error)}")
         return
     if report is None:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
@@ -129,9 +129,9 @@ def _devices() -> Iterator[Check]:
         return
     counted = {name: report["devices"].count(name) for name in report["devices"]}
     text = ", ".join(f"{count} x {name}" for name, count in counted.items())
-    text += f"; a gradient after {report['seconds']} s, with the import of JAX"
+    text += f"; a gradient after {report['seconds']} s, including the import of JAX"
     unused_gpu = report["backend"] == "cpu" and has_nvidia_driver()
-    hint = "an NVIDIA driver is here: ./scripts/setup cuda12" if unused_gpu else ""
+    hint = "this machine has an NVIDIA driver: ./scripts/setup cuda12" if unused_gpu else ""
     yield Check("Devices", "devices", NOTE if unused_gpu else OK, text, hint)
     if report["onednn"]:
         is_fast = report["onednn"] == "with oneDNN"
@@ -142,7 +142,7 @@ def _devices() -> Iterator[Check]:
 def _extras() -> Iterator[Check]:
     """Yields which extras are complete, and what the others lack."""
     if not packages(""):
-        text = "unknown, as vision is not installed here"
+        text = "unknown, because vision is not installed here"
         yield Check("Extras", "extras", NOTE, text, "pip install -e . in the checkout")
         return
     complete = []
@@ -202,7 +202,7 @@ def _room() -> Iterator[Check]:
     memory = re.search(r"MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"))
     if memory:
         free = int(memory[1]) / 2**20
-        hint = "make --config.train.batch_size smaller" if free < LITTLE_MEMORY else ""
+        hint = "lower --config.train.batch_size" if free < LITTLE_MEMORY else ""
         yield Check("Room", "memory", NOTE if hint else OK, f"{free:,.1f} GiB available", hint)
     if pathlib.Path("/dev/shm").is_dir():
         free = shutil.disk_usage("/dev/shm").free / 2**30

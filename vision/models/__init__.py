@@ -221,7 +221,7 @@ def _options(c: ConfigDict) -> dict[str, Any]:
     reserved = {*OFFERED, *c.keys(), "num_classes"} & options.keys()
     if reserved:
         raise UserError(
-            f"model.options cannot hold {', '.join(sorted(reserved))}: "
+            f"model.options cannot contain {', '.join(sorted(reserved))}: "
             f"set model.{min(reserved)} itself"
         )
     keys = {k: v for k, v in c.items() if k not in RESERVED and v is not None}

@@ -67,7 +67,7 @@ def network(c: ConfigDict) -> tuple[str, ConfigDict]:
     c = c.copy_and_resolve_references()
     name, _, c.variant = c.options.get("image", IMAGE).partition(":")
     if not name:
-        raise UserError("model.pretrained has no network to fill: model.options.image is empty")
+        raise UserError("model.pretrained needs an image network, but model.options.image is empty")
     c.name = name
     c.options = ConfigDict()
     return "parts.0.network.", c

@@ -80,7 +80,7 @@ def build(variant: str, num_classes: int, **options: Any) -> "ViT":
     """
     size, _, patch = str(variant).partition("/")
     if size not in SHAPES or not patch.isdecimal() or int(patch) == 0:
-        hint = ", with PATCH the side of a patch in pixels, as in Ti/4"
+        hint = ", where PATCH is the side of a patch in pixels, as in Ti/4"
         check_choice("model.variant", variant, VARIANTS, hint)
     return ViT(*SHAPES[size], int(patch), num_classes, **options)
 
@@ -251,7 +251,7 @@ def _check_tokens(width, patch, image_size, pool, positions, distilled):
         )
     if distilled and pool != "token":
         raise UserError(
-            "model.distilled adds a token beside the class token: "
+            "model.distilled adds a second token to the class token: "
             f"set model.pool to token, not {pool}"
         )
 

@@ -298,8 +298,8 @@ def _check_inputs(name: str, inputs: Mapping[str, tuple[str, ...]]) -> None:
     taken = {view for views in inputs.values() for view in views} & {*RESERVED, *LOADERS}
     if taken:
         raise UserError(
-            f"INPUTS of the objective '{name}' has a view '{min(taken)}', a name that a batch uses "
-            "itself: rename it"
+            f"INPUTS of the objective '{name}' has a view '{min(taken)}', a reserved name: "
+            "rename it"
         )
 
 

@@ -212,15 +212,15 @@ def build(c: ConfigDict, model: Any, *, rngs: nnx.Rngs, text: TextShape | None) 
     if text is None:
         raise UserError(
             "the objective 'contrastive' learns from captions: set text.tokenizer=bpe, and name "
-            "the source's, such as csv:FILE?text=COLUMN, or set text.templates"
+            "the source's captions, such as csv:FILE?text=COLUMN, or set text.templates"
         )
     check_choice("objective.options.loss", options.loss, LOSSES)
     check_choice("objective.options.same", options.same, SAME)
     check_range("objective.options.width", options.width, options.width >= 1, "at least 1")
     if options.frozen and not options.pretrained:
         raise UserError(
-            "objective.options.frozen keeps the text tower as it starts, which is at random: set "
-            "objective.options.pretrained, or frozen to False"
+            "objective.options.frozen would keep the text tower at random weights: set "
+            "objective.options.pretrained, or set frozen to False"
         )
     tower = build_tower(options.tower, options.variant, text, dtype=_dtype(model), rngs=rngs)
     kind = FrozenText if options.frozen else Contrastive

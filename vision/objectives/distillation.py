@@ -153,7 +153,7 @@ def check_teacher(spec: str) -> None:
     """Raises `UserError` if an objective's option names no teacher."""
     if not spec:
         raise UserError(
-            "objective.options.teacher is empty: set it to a run or a bundle, by its directory, or "
+            "objective.options.teacher is empty: set it to the directory of a run or a bundle, or "
             "to published weights, ARCHITECTURE:VARIANT@WEIGHTS"
         )
 

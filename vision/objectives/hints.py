@@ -119,8 +119,8 @@ def _map_shape(
     is_grid = len(shape) == 3 and shape[1] - math.isqrt(shape[1]) ** 2 <= LEADING
     if len(shape) != 4 and not is_grid:
         raise UserError(
-            f"{key} = '{name}': its shape {shape[1:]} is not that of a map of an image: choose "
-            "another of the maps"
+            f"{key} = '{name}': its shape {shape[1:]} is not that of a feature map: choose "
+            "another map"
         )
     return shape
 

@@ -62,7 +62,7 @@ def _check(model: nnx.Module, name: str) -> None:
     modules = [module for _, module in nnx.iter_modules(model)]
     if any(isinstance(module, LowRank) for module in modules):
         raise UserError(
-            f"objective.quantize = '{name}' and transfer.mode = 'lora' cannot go together: train "
+            f"objective.quantize = '{name}' and transfer.mode = 'lora' cannot be combined: train "
             "with lora first, then give that run as model.pretrained with transfer.mode=full"
         )
     layers = [module for module in modules if isinstance(module, nnx.Conv | nnx.Linear)]
@@ -73,8 +73,8 @@ def _check(model: nnx.Module, name: str) -> None:
         )
     if any(module.dtype is not None and jnp.dtype(module.dtype).itemsize < 4 for module in layers):
         raise UserError(
-            f"objective.quantize = '{name}' needs model.dtype=float32: 16 bits round about as "
-            "coarsely as INT8 does"
+            f"objective.quantize = '{name}' needs model.dtype=float32: 16-bit rounding is about "
+            "as coarse as that of INT8"
         )
 
 

@@ -210,8 +210,8 @@ def parse(contents: Mapping[str, Any] | None, classes: Sequence[str], file: Any)
     quality = (contents or {}).get(KEY)
     if quality is None:
         raise UserError(
-            f"{file} does not say how good its model was: {EXPORT_AGAIN}, with this version and "
-            "where the run's validation images can be opened"
+            f"{file} does not say how good its model was: {EXPORT_AGAIN} with this version, on a "
+            "machine that has the run's validation images"
         )
     version = quality.get("format") if isinstance(quality, dict) else None
     if version != FORMAT:
@@ -233,7 +233,9 @@ def _checked(quality, classes, file):
     for key, (images, right, length) in counts.items():
         is_right = len(images) == len(right) == length and sum(images) > 0
         if not is_right or any(hit > n for n, hit in zip(images, right, strict=True)):
-            reason = f"reference.{KEY}{key} must have {length} images, and of each as many right"
+            reason = (
+                f"reference.{KEY}{key} must have {length} counts, at most as many right as images"
+            )
             raise damaged(file, reason, EXPORT_AGAIN)
     knots = quality["cbpe"]["confidence"], quality["cbpe"]["accuracy"]
     is_even = len(knots[0]) == len(knots[1]) and len(calibration["confidence"]) == BINS

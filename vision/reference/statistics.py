@@ -128,8 +128,8 @@ def parse(contents: Mapping[str, Any] | None, classes: int, file: Any) -> Refere
     drift = (contents or {}).get(KEY)
     if drift is None:
         raise UserError(
-            f"{file} has no reference to measure drift from: {EXPORT_AGAIN}, with this version and "
-            "where the run's own images can be opened"
+            f"{file} has no reference to measure drift from: {EXPORT_AGAIN} with this version, on "
+            "a machine that has the run's own images"
         )
     version = drift.get("format") if isinstance(drift, dict) else None
     if version != FORMAT:

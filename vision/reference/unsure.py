@@ -211,13 +211,13 @@ class Evidence:
         best = "No precision is possible"
         if possible:
             best = (
-                f"{PRECISION}={possible[0]} is possible, with less confidence if it is taken "
-                "because of this answer"
+                f"{PRECISION}={possible[0]} is possible, with less confidence if you choose it "
+                "because of this message"
             )
         return (
             f"no threshold promises {wish} with a confidence of {confidence}: that takes at least "
             f"{self.fewest(wish.value):,} answers without a mistake, and there are "
-            f"{self.images:,} validation images.\n{best}; more validation images promise more"
+            f"{self.images:,} validation images.\n{best}; more validation images allow more"
         )
 
     def _member_probability(self, wish):
@@ -227,7 +227,7 @@ class Evidence:
                 return probability
         highest = f"at most {table['level'][-1]}" if table["level"] else "none"
         raise UserError(
-            f"{self.images:,} validation images cannot promise {wish}, {highest}: give a lower "
+            f"{self.images:,} validation images cannot promise {wish}, but {highest}: give a lower "
             "coverage or more validation images"
         )
 

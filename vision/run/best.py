@@ -58,12 +58,12 @@ def doubt(c: ConfigDict, declared: Mapping[str, str] | None = None) -> str:
     less = "lower" if used == "min" else "higher"
     if used != c.mode:
         return (
-            f"checkpoint.mode = {c.mode} contradicts checkpoint.metric = {c.metric}, of which "
+            f"checkpoint.mode = {c.mode} contradicts checkpoint.metric = {c.metric}, for which "
             f"{less} is better: {used} is used"
         )
     if c.metric not in BUILT_IN | dict(declared or {}) and guess(c.metric) != used:
         return (
-            f"checkpoint.mode = {c.mode}: of {c.metric}, {less} values count as better, although "
-            f"its name says otherwise; set checkpoint.mode={guess(c.metric)} if it is right"
+            f"checkpoint.mode = {c.mode}: {less} values of {c.metric} count as better, although "
+            f"its name suggests otherwise; if it is right, set checkpoint.mode={guess(c.metric)}"
         )
     return ""

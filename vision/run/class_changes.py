@@ -162,15 +162,15 @@ def read_changes(classes: Sequence[str], flags: Mapping[str, Sequence[str]]) -> 
     changes = [_read(kind, text) for kind, values in flags.items() for text in values]
     if not changes:
         forms = ", ".join(f"--{kind} {form}" for kind, form in FORMS.items())
-        raise UserError(f"what is to change? Give one or more of {forms}")
+        raise UserError(f"nothing to change: give one or more of {forms}")
     first: dict[str, Change] = {}  # the change that a class takes part in
     for change in changes:
         check_known(change.old, classes, f"--{change.kind}")
         for name in change.old:
             if name in first:
                 raise UserError(
-                    f"--{change.kind}: the class {name!r} is named twice: each can change once; "
-                    "call the command again with its result for more"
+                    f"--{change.kind}: the class {name!r} is named twice, but can change only "
+                    "once: to change it again, run the command on the new run"
                 )
             first[name] = change
     new: list[str] = []
@@ -202,8 +202,8 @@ def _check_new(new, changes):
         taken = [other for other in changes if other is not change and change.old[0] in other.new]
         if change.kind == "split" and taken:
             raise UserError(
-                f"--{taken[0].kind}: {change.old[0]!r} is what the data still call the images of "
-                "the class that --split divides: choose another name"
+                f"--{taken[0].kind}: the data still use {change.old[0]!r} for the class that "
+                "--split divides: choose another name"
             )
 
 
@@ -220,7 +220,7 @@ def _read(kind, text):
     if kind != "rename" and len(names) < 2:
         raise UserError(
             f"--{kind} {text!r} names a single class, but needs two or more: {FORMS[kind]}; "
-            "--rename gives one another name"
+            "to rename one class, use --rename"
         )
     if kind == "merge":
         return Change(kind, names, (single,))

@@ -77,21 +77,19 @@ def describe(changes: ClassChanges, out: pathlib.Path, has_groups: bool) -> list
     for change in changes.of_kind("split"):
         (old,) = change.old
         lines.append(
-            f"note: {', '.join(change.new)} are predicted alike, each with 1/{len(change.new)} of "
-            f"the probability of {old!r}, until a training on new labels starts from this run"
+            f"note: {', '.join(change.new)} each get 1/{len(change.new)} of the probability of "
+            f"{old!r}, until a training on new labels starts from this run"
         )
         if old not in change.new:
             lines.append(
-                f"note: the data and splits.csv.gz still call these images {old!r}: label them "
-                "anew before this run is evaluated on them"
+                f"note: the data and splits.csv.gz still call these images {old!r}: relabel "
+                "them before you evaluate this run on them"
             )
     if not changes.keeps_outputs:
-        lines.append(
-            "note: what was measured, and the temperature, were of the old classes and are left out"
-        )
+        lines.append("note: the measurements and the temperature of the old classes are left out")
     if has_groups:
         lines.append(
-            f"note: a training that starts from it keeps its head if it has the keys "
+            f"note: a training that starts from this run keeps its head if its config has the keys "
             f"model.head, head_scale, head_groups and head_shares of {out / 'config.json'}"
         )
     return [*lines, f"evaluate it: python -m vision.evaluation --workdir {out}"]

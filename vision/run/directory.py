@@ -243,7 +243,7 @@ def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: pathlib.Path
     if more > 0:
         listed += f"; and {more} more"
     raise UserError(
-        f"--workdir {path} holds another config's run: {listed}.\n"
+        f"--workdir {path} holds a run with another config: {listed}.\n"
         "Give another --workdir, or that config; without --config a run is resumed with its own"
     )
 

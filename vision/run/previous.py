@@ -54,7 +54,7 @@ def join_source(config: ConfigDict, workdir: pathlib.Path | str | None) -> str:
         if changes:
             raise UserError(
                 f"continual.previous = {previous}: its images, {old}, cannot be joined to "
-                f"{source}, since '{name}' sets {changes[0]}: list the images in a table (csv:)"
+                f"{source}, because '{name}' sets {changes[0]}: list the images in a table (csv:)"
             )
     return f"{old}{SEPARATOR}{source}"
 

@@ -113,8 +113,8 @@ def _output_axes(c: ConfigDict, data: Mapping[str, Any]) -> dict[str, int]:
         (axis, *more) = grown
         if more or shape[axis] != count or not name.startswith(prefixes):
             raise UserError(
-                f"the classes of this run cannot change: {name} depends on their number in "
-                "another way than a head with an output for each"
+                f"the classes of this run cannot change: {name} depends on their number, "
+                "but is not a head with one output per class"
             )
         axes[name] = axis
     if not axes:

@@ -64,8 +64,8 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
             _take_sizes(config)
         if config.data.normalize == "auto":
             print(
-                f"note: how images were prepared for {c.pretrained} is unknown: pixels are scaled "
-                "to [-1, 1]; data.normalize, data.mean and data.std set it",
+                f"note: the preprocessing for {c.pretrained} is unknown, so pixels are scaled to "
+                "[-1, 1]; to change that, set data.normalize, data.mean and data.std",
                 file=sys.stderr,
             )
         return config
@@ -101,7 +101,7 @@ def describe_fields(config: ConfigDict, encoder: FieldEncoder | None) -> ConfigD
         if encoder.columns.names:
             raise UserError(
                 f"data.columns = '{config.data.columns}': the model '{config.model.name}' takes "
-                'images alone: set model.name=fusion, or data.columns=""'
+                'only images: set model.name=fusion, or data.columns=""'
             )
         return config
     config = config.copy_and_resolve_references()
@@ -109,8 +109,8 @@ def describe_fields(config: ConfigDict, encoder: FieldEncoder | None) -> ConfigD
     shape = encoder.text_shape
     if shape is not None and tuple(options.get("text", shape)) != tuple(shape):
         raise UserError(
-            f"model.pretrained = '{config.model.pretrained}' reads other texts: set text.tokenizer "
-            f"to its tokenizer.json, and text.context to {options.text[1]}"
+            f"model.pretrained = '{config.model.pretrained}' encodes texts differently: set "
+            f"text.tokenizer to its tokenizer.json, and text.context to {options.text[1]}"
         )
     described = {
         "text": tuple(shape or ()),

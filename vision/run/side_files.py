@@ -38,7 +38,7 @@ def drop_damaged(directory: pathlib.Path, report: Callable[[str], object]) -> No
         if values is None or unsealed(values) is None:
             file.unlink()
             step = file.parent.parent.name
-            report(f"the validation of checkpoint {step} is damaged: it cannot be the best")
+            report(f"the validation result of checkpoint {step} is damaged: it cannot be the best")
 
 
 def surplus(

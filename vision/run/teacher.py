@@ -184,7 +184,7 @@ def _of_bundle(spec: str) -> Teacher:
     file = _path(spec) / WEIGHTS
     if manifest.config is None or not file.is_file():
         raise UserError(
-            f"the bundle {spec} has no {WEIGHTS} to learn from: export its run once more with "
+            f"the bundle {spec} has no {WEIGHTS} to learn from: export its run again with "
             "--format onnx,safetensors, or name the run"
         )
     if sha256(file) != manifest.sha256.get(WEIGHTS):

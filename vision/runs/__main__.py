@@ -83,7 +83,7 @@ def _check_pairs(values: flags.FlagValues) -> None:
     for name, others in EXCLUSIVE.items():
         for other in others:
             if values[name].value and values[other].value != values[other].default:
-                raise UserError(f"--{name} and --{other} exclude each other: leave one out")
+                raise UserError(f"--{name} and --{other} cannot be used together: leave one out")
 
 
 def _show(runs: Sequence[Run], values: flags.FlagValues, words: Sequence[str]) -> None:
@@ -95,7 +95,7 @@ def _show(runs: Sequence[Run], values: flags.FlagValues, words: Sequence[str]) -
     elif values.format in formats.FORMATS:
         formats.write_runs(runs, values.format, sys.stdout)
     elif not runs:
-        cli.show("no run")
+        cli.show("no runs")
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
         rows = table.group_rows(grouped(runs)) if values.group else table.rows(runs)

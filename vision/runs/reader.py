@@ -53,7 +53,7 @@ class Reader:
         runs = []
         for directory in directories:
             if next(find_runs([directory]), None) is None:
-                reason = f"no run is below: no directory has a {CONFIG}"
+                reason = f"there are no runs below it: no directory has a {CONFIG}"
                 runs.append(_unreadable(str(directory), pathlib.Path(directory), reason))
         return runs + [self.read(name, path) for name, path in find_runs(directories)]
 

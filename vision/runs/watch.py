@@ -77,4 +77,4 @@ def _line(run: Run) -> str:
 def _counts(runs: Sequence[Run]) -> str:
     """Returns how many runs there are in each state."""
     counts = [(sum(run.state == state for run in runs), state) for state in STATES]
-    return ", ".join(f"{count:,} {state}" for count, state in counts if count) or "no run"
+    return ", ".join(f"{count:,} {state}" for count, state in counts if count) or "no runs"

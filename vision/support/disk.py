@@ -61,9 +61,9 @@ def failed(title: str, error: BaseException) -> UserError | RunError:
 
 
 def remedy(number: int) -> str:
-    """Returns what to do about a refusal before the next attempt, as "free some and "."""
+    """Returns what to do about a refusal before the next attempt, as "free some space and "."""
     if number in FULL:
-        return "free some and "
+        return "free some space and "
     return "make it writable and " if number in (errno.EROFS, errno.EACCES, errno.EPERM) else ""
 
 

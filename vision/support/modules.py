@@ -32,7 +32,7 @@ def find(kind: str, name: str, package: str) -> types.ModuleType:
     if not hasattr(module, "build"):
         ours = ", ".join(names(package))
         raise UserError(
-            f"{kind}.name = '{name}': module {dotted} has no build function; ours are {ours}"
+            f"{kind}.name = '{name}': module {dotted} has no build function; built-in: {ours}"
         )
     return module
 

@@ -51,7 +51,7 @@ def check_outside(flag: str, directory: str, words: Sequence[str]) -> None:
         goes_deeper = os.path.isdir(word) or "**" in word or root != os.path.dirname(word)
         if place == folder or (goes_deeper and place.is_relative_to(folder)):
             raise UserError(
-                f"{flag} {directory} is where {word} looks for images: give a directory outside"
+                f"{flag} {directory} is where {word} looks for images: give a directory outside it"
             )
 
 

@@ -227,8 +227,8 @@ def _suggestion(c: ConfigDict, updates: CompiledSteps, devices: int) -> str:
     needs = ""
     if memory:
         fixed, temporary = memory
-        needs = f" (a step needs {_format_bytes(temporary)} beside {_format_bytes(fixed)} of state"
-        needs += " and data"
+        needs = f" (a step needs {_format_bytes(temporary)} on top of "
+        needs += f"{_format_bytes(fixed)} of state and data"
         needs += f"; the device has {_format_bytes(limit)})" if limit else ")"
         # Nine tenths: the allocator leaves gaps.
         free = 0.9 * limit - fixed if limit else 0

@@ -107,13 +107,13 @@ class HeadTraining:
         definition = objectives.define(config.objective)
         if tuple(definition.inputs) != ("train",) or len(definition.inputs["train"]) > 1:
             raise UserError(
-                f"transfer.cache_embeddings: the objective '{definition.name}' takes several views "
-                "of an image, which has one embedding, or other images beside it"
+                f"transfer.cache_embeddings: the objective '{definition.name}' needs several views "
+                "of an image, or other images, but each image has only one cached embedding"
             )
         if teachers:
             raise UserError(
                 f"transfer.cache_embeddings: '{min(teachers)}' of the objective "
-                f"'{definition.name}' has to see the images themselves: set it to False"
+                f"'{definition.name}' needs the images themselves: set it to False"
             )
         (view,) = definition.inputs["train"]
         check(config, "strong" if view == STRONG else "augment")
@@ -163,7 +163,7 @@ def check(config: ConfigDict, section: str = "augment") -> None:
         active.append("model.dropout")
     if active:
         raise UserError(
-            "transfer.cache_embeddings sees each image once, as it is: turn off "
+            "transfer.cache_embeddings sees each image once, without augmentation: turn off "
             f"{', '.join(active)}"
         )
 

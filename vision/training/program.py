@@ -105,7 +105,7 @@ def parse_options(text: str) -> dict[str, bool | str]:
     for part in text.split():
         name, equals, value = part.partition("=")
         if not (equals and value):
-            raise UserError(f"parallel.xla_options = '{text}': NAME=VALUE is expected at '{name}'")
+            raise UserError(f"parallel.xla_options = '{text}': expected NAME=VALUE, got '{name}'")
         options[name.lstrip("-")] = booleans.get(value.lower(), value)
     return options
 

@@ -43,8 +43,8 @@ def check_single(config: ConfigDict) -> None:
     check_packages(config)
     if config.continual.tasks:
         raise UserError(
-            "continual.tasks names several trainings: run python -m vision.continual with the same "
-            "arguments"
+            "continual.tasks asks for several trainings: run python -m vision.continual with the "
+            "same arguments"
         )
 
 
@@ -112,10 +112,10 @@ def _run(
     report = cli.show if parallel.is_main_process() else _ignore
     result = None
     parallel.on_main_process(lambda: stack.enter_context(locked(workdir, "--workdir")))
-    state = f"before it had begun to train: {again} goes on"
+    state = f"before training began: {again} continues"
     try:
         for phase, directory in phases(config, workdir):
-            state = f"before it had begun to train: {again} goes on"
+            state = f"before training began: {again} continues"
             listener.leave_at_once(f"interrupted {state}")
             phase = continue_config(phase, directory)
             result = read_result(phase, directory)
@@ -321,7 +321,7 @@ def _write_unreadable(reasons: Mapping[str, str], workdir: pathlib.Path) -> None
         name = f"unreadable-{parallel.process_index()}.json"
     write_json(workdir / name, reasons)
     print(
-        f"{len(reasons)} images are left out, unreadable or lost when the source was opened: "
+        f"{len(reasons)} images are left out (unreadable, or lost when the source was opened): "
         f"{workdir / name}"
     )
 

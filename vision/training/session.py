@@ -335,8 +335,8 @@ class Session:
             state, progress = restored
             if "slow" in like and "slow" not in state:
                 print_line(
-                    "the checkpoint is from before lookahead averaged BatchNorm's statistics too: "
-                    "from here on it does"
+                    "the checkpoint is from a version whose lookahead did not average BatchNorm "
+                    "statistics: from here on it does"
                 )
             state = self._images_step.completed(self._constants.added_to(state))
             if self._head_training is not None:

@@ -207,7 +207,7 @@ def check_settings(
     check_choice("checkpoint.mode", config.checkpoint.mode, ("auto", *DIRECTIONS))
     if config.schedule.name == "plateau" and config.optimizer.lookahead:
         raise UserError(
-            "optimizer.lookahead and schedule.name=plateau cannot go together: choose another "
+            "optimizer.lookahead and schedule.name=plateau cannot be combined: choose another "
             "schedule"
         )
     if config.early_stopping.enabled and config.checkpoint.metric == LAST:
@@ -218,18 +218,18 @@ def check_settings(
     _check_strong(config, definition)
     if models.fields_of(config.model) and not getattr(definition.module, "FIELDS", False):
         raise UserError(
-            f"the objective '{definition.name}' gives its model images alone, but the model "
+            f"the objective '{definition.name}' gives its model only images, but the model "
             f"'{config.model.name}' takes more: set objective.name=supervised"
         )
     if config.data.unlabeled and UNLABELED not in definition.inputs:
         raise UserError(
-            f"data.unlabeled = '{config.data.unlabeled}': the objective '{definition.name}' takes "
-            'no unlabeled images; leave it ""'
+            f"data.unlabeled = '{config.data.unlabeled}': the objective '{definition.name}' does "
+            'not use unlabeled images: set it to ""'
         )
     if config.continual.memory and MEMORY not in definition.inputs:
         raise UserError(
             f"continual.memory = '{config.continual.memory}': the objective '{definition.name}' "
-            'remembers no images: set objective.name=continual, or continual.memory=""'
+            'has no memory: set objective.name=continual, or continual.memory=""'
         )
     d = config.data
     pixels = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), "uint8")
@@ -300,6 +300,5 @@ def _check_fields(data: Data, inputs: Mapping[str, tuple[str, ...]]) -> None:
         taken = reserved & set(loader.dataset.fields)
         if taken:
             raise UserError(
-                f"the source of {name} has a field '{min(taken)}', a name that a batch uses "
-                "itself: rename it"
+                f"the source of {name} has a field '{min(taken)}', a reserved name: rename it"
             )

@@ -86,7 +86,7 @@ def describe(result: Mapping[str, Any]) -> list[str]:
     counted = [task for task in old if task["images"]]
     images = sum(task["images"] for task in counted)
     if not images:
-        lines.append("old images: none to measure what was forgotten")
+        lines.append("old images: none, so forgetting is not measured")
     else:
         now = sum(task["accuracy"] * task["images"] for task in counted) / images
         text = f"old images ({images:,}): accuracy {now:.4f}"

@@ -113,7 +113,7 @@ def read_constant(
         return None
     arrays = load_arrays(file, f"; {_put_back(start)}")
     if digest(arrays) != copy.get("sha256"):
-        raise UserError(f"{file} is damaged: its SHA-256 is another; {_put_back(start)}")
+        raise UserError(f"{file} is damaged: its SHA-256 differs; {_put_back(start)}")
     return arrays
 
 
@@ -165,7 +165,7 @@ class Architectures(dict[str, nnx.Module]):
 
 
 def _put_back(start: str) -> str:
-    return f"remove it, and {start} is read once more"
+    return f"remove it, and {start} is read again"
 
 
 def _copy_of_weights(workdir: pathlib.Path, attribute: str) -> pathlib.Path:

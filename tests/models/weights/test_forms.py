@@ -105,7 +105,7 @@ def test_a_copy_of_another_size_is_no_choice(ours, tmp_path, capsys):
 def test_a_deeper_network_s_layers_are_not_passed_over(ours, tmp_path):
     arrays = timm(ours)
     more = {n.replace("blocks.0", "blocks.1"): a for n, a in arrays.items() if "blocks.0" in n}
-    with pytest.raises(UserError, match=r"blocks\.1\..* has no place here"):
+    with pytest.raises(UserError, match=r"blocks\.1\..* has no counterpart"):
         check_loads(arrays | more, ours, tmp_path)
 
 
@@ -276,7 +276,7 @@ def test_files_that_are_no_weights(tmp_path, suffix, content, message):
     [
         (["metadata.json", "config.json", "model.weights.h5"], "a Keras model"),
         (["weights/best.pth"], "a zip archive with 'weights/best.pth' in it: unpack it"),
-        (["cat/1.jpg"], "a zip archive of other things"),
+        (["cat/1.jpg"], "a zip archive of other files"),
     ],
 )
 def test_archives_of_something_else(tmp_path, names_inside, message):
@@ -293,7 +293,7 @@ def test_a_dtype_that_is_not_read_is_named(tmp_path, dtype, size):
     header = json.dumps({"w": {"dtype": dtype, "shape": [4], "data_offsets": [0, size]}}).encode()
     path = tmp_path / "narrow.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
-    with pytest.raises(UserError, match=f"tensors of dtype {dtype}.* not read: save them as"):
+    with pytest.raises(UserError, match=f"tensors of dtype {dtype}.* not supported: save"):
         files.read(path)
 
 

@@ -103,10 +103,10 @@ def test_every_fault_is_listed(vit_arrays, tmp_path):
     with pytest.raises(UserError) as error:
         pretrained.load(config(path=tmp_path / "wrong.npz"), 10, 8, 3)
     text = str(error.value)
-    missing = "blocks.0.mlp.fc1.weight is missing (here blocks.0.mlp.hidden.kernel)"
+    missing = "blocks.0.mlp.fc1.weight is missing (for blocks.0.mlp.hidden.kernel)"
     assert f"{missing}; the file has blocks.0.mlp" in text
     assert "norm.bias is (5,), here norm.bias is (32,)" in text
-    assert "fc1.wieght has no place here" in text
+    assert "fc1.wieght has no counterpart" in text
     assert f"model.pretrained = '{tmp_path / 'wrong.npz'}', model vit mu/4" in text
 
 
@@ -122,7 +122,7 @@ def test_weights_of_another_architecture(vit_file):
 
 def test_weights_of_a_larger_variant(tmp_path):
     np.savez(tmp_path / "large.npz", **arrays_of(vit, config(variant="nano/4")))
-    with pytest.raises(UserError, match=r"is \(288, 96\)|has no place here"):
+    with pytest.raises(UserError, match=r"is \(288, 96\)|has no counterpart"):
         pretrained.load(config(path=tmp_path / "large.npz"), 10, 8, 3)
 
 
@@ -176,9 +176,7 @@ def test_damaged_files(vit_arrays, tmp_path, name):
     np.savez(tmp_path / "complete.npz", **vit_arrays)
     complete = tmp_path / f"complete{path.suffix}"
     path.write_bytes(complete.read_bytes()[:-100] if complete.exists() else b"x")
-    with pytest.raises(
-        UserError, match=r"is not a complete|is not a file of weights that is read here: give"
-    ):
+    with pytest.raises(UserError, match=r"is not a complete|is not a supported weights file: give"):
         files.read(path)
 
 

@@ -108,7 +108,7 @@ def test_all_networks_share_two_programs(shared):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--variant=c4-w16e2-h8"], "w of stage 1 is 16, the space has 4, 8"),
+        (["--variant=c4-w16e2-h8"], "w of stage 1 is 16, but the space has 4, 8"),
         (["--variant=c4-w8e2-w8e2-h8"], "of stage 2 is in only one of the two"),
         (["--variant=c4-w8.16e2-h8"], "--variant = .* is a space of 2 networks"),
         (["--variant=c4-w8z2-h8"], "'z' is unknown: choose from w, d, k, e, s, se"),

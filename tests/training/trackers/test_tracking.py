@@ -228,7 +228,7 @@ def test_a_training_reports_what_its_log_has(tracker, tmp_path, capsys, monkeypa
             assert json.loads(kept.read_text())["finished"] == ["mlflow"]
 
 
-SECRET = "must not hold credentials, which config.json would keep: set MLFLOW_TRACKING_URI"
+SECRET = "must not contain credentials, because config.json would store them: set MLFLOW_TRACK"
 
 
 @pytest.mark.parametrize(

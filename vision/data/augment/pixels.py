@@ -73,7 +73,7 @@ def _check_mean_std(mean, std, channels):
             raise UserError(
                 f"data.{name} = {tuple(values)} has {len(values)} numbers, but the images have "
                 f"{channels} channels: data.normalize = 'mean_std' needs one number per channel "
-                "(the other choices are unit and symmetric)"
+                "(or use unit or symmetric instead)"
             )
     rule = "above 0 for each channel (pixels are scaled to [0, 1])"
     check_range("data.std", tuple(std), all(value > 0 for value in std), rule)

@@ -141,7 +141,7 @@ def run_length(c: ConfigDict, images: int) -> int:
     steps = c.steps or round(c.epochs * images / c.batch_size)
     if steps > LONGEST:
         raise UserError(
-            f"train.epochs = {c.epochs:g} gives {steps:.3g} steps: the most are {LONGEST:,}"
+            f"train.epochs = {c.epochs:g} gives {steps:.3g} steps: at most {LONGEST:,} are allowed"
         )
     if steps < 1:
         raise UserError(

@@ -138,7 +138,7 @@ def _check_shared_memory(needed: int, workers: int) -> None:
     if needed > free:
         gib = math.ceil(1.25 * needed / 2**30)
         raise UserError(
-            f"data.workers = {workers} need {needed / 2**20:,.0f} MiB of shared memory for their "
+            f"data.workers = {workers} needs {needed / 2**20:,.0f} MiB of shared memory for "
             f"batches, but {SHARED_MEMORY} has {free / 2**20:,.0f} MiB free.\nStart the container "
             f"with --shm-size={gib}g, or set data.workers=0, or a smaller train.batch_size"
         )

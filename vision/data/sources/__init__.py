@@ -239,7 +239,7 @@ def _refuse_kind(spec: str, kind: str) -> None:
     """Raises `UserError` for a name that is neither a folder's nor begins with a kind."""
     if os.path.isfile(spec):
         raise UserError(
-            f"'{spec}' is a file: say of which kind, such as csv:{spec}; the kinds are "
+            f"'{spec}' is a file: give its kind, such as csv:{spec}; the kinds are "
             f"{', '.join(kinds())}"
         )
     if os.sep in kind or kind.startswith("."):
@@ -258,8 +258,8 @@ def _open_several(spec: str, names: list[str], bits: int, fewest: int) -> dict[s
         changes = sorted({*parse(name)[2]} & {*CHANGES})
         if changes:
             raise UserError(
-                f"'{spec}': {changes[0]}= is for a source alone: leave it out, or choose the "
-                "images in a table (csv:)"
+                f"'{spec}': {changes[0]}= works only with a single source: leave it out, or "
+                "choose the images in a table (csv:)"
             )
         if any(is_same(name, other) for other in names if other is not name):
             raise UserError(f"'{spec}' names {name} twice")

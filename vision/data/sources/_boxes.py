@@ -217,7 +217,7 @@ def check_attribute(
         raise UserError(f"{title}: no object has the attribute {chosen!r}: {names}")
     if chosen:
         return []
-    kind = "attributes are not used: ?attribute=NAME labels by one"
+    kind = "attributes are not used: ?attribute=NAME labels objects by one"
     flags = {"true", "false", ""}
     return [
         Finding(kind, name, ", ".join(sorted(texts)[:8]))

@@ -55,7 +55,7 @@ def check_joined(labels: Collection[str]) -> list[Finding]:
         labels: the label of each image.
     """
     counts = collections.Counter(labels)
-    kind = "labels look like several joined, and each combination is a class of its own"
+    kind = "labels look like several labels joined, and each combination is its own class"
     findings = []
     for label, count in counts.items():
         for separator in "|;,":

@@ -45,7 +45,7 @@ def doubts(trees: Mapping[str, Mapping[str, Folder]], generic: frozenset[str]) -
 
 def _unlikely(name, folders):
     """Returns a finding for a class whose folder's name does not look like a class; else None."""
-    kind = "folders do not look like classes by their names, but are classes"
+    kind = "folders are used as classes, although their names do not look like classes"
     words = " ".join(re.findall(r"[a-z]+", name.lower()))
     copy = _COPY.fullmatch(name)
     if copy and copy.group(1) in folders:
@@ -62,7 +62,7 @@ def _divided(folders, generic):
     }
     if max(map(len, inner.values()), default=0) < 2:
         return []
-    kind = "classes consist of further folders, which are not classes"
+    kind = "classes contain subfolders, which do not become classes"
     return [
         Finding(kind, name, ", ".join(names[:_EXAMPLES]) + (", ..." if names[_EXAMPLES:] else ""))
         for name, names in inner.items()
@@ -78,7 +78,7 @@ def _linked(tops):
         for folder in top.walk():
             real_path = os.path.realpath(folder.path)
             if other := paths.get(real_path):
-                kind = "folders are here twice, through a link"
+                kind = "folders appear twice, because of a link"
                 findings.append(Finding(kind, folder.path, f"as {other}"))
             paths.setdefault(real_path, folder.path)
     return findings

@@ -104,7 +104,7 @@ def _unwrap(folder, findings):
         tests = [_is_wrapper(names[i], names[i - 1 : i + 2 : 2]) for i in range(1, len(names))]
         wrapped = next((i for i, passes in enumerate(tests) if not passes), len(tests))
     if wrapped:
-        kind = "folders around everything are passed over"
+        kind = "inner folders are used instead of outer ones"
         findings.append(Finding(kind, chain[wrapped].path))
     return chain[wrapped]
 
@@ -121,7 +121,7 @@ def _unwrap_split(folder, findings):
         same = split_of(only.name) and split_of(only.name)[0] == (split_of(folder.name) or "_")[0]
         if not (same or only.name.lower() in _GENERIC):
             break
-        findings.append(Finding("folders around everything are passed over", only.path))
+        findings.append(Finding("inner folders are used instead of outer ones", only.path))
         folder = only
     return folder
 
@@ -193,7 +193,7 @@ def _is_leftover(root, name, named, findings):
 
 def _refuse_flat(root, folder, title):
     labels = [finding.name for finding in root.skipped if finding.name.lower().endswith(".csv")]
-    advice = ". Without labels, move them elsewhere"
+    advice = ". If they have no labels, move them elsewhere"
     if any("labels" in inner.folders for inner in root.walk()):
         advice = ". Boxes in labels/*.txt are YOLO's: convert them to COCO, and use coco:FILE"
     elif labels:
@@ -231,7 +231,7 @@ def _leave_out_copy(tree, title, findings):
         has_others = folder.images or inner - shared
         if has_others or any(not _same(tree[n], folder.filled[n]) for n in inner):
             raise UserError(
-                f"{title} has the folders {_quote(shared)} below {name!r} and also beside it: "
+                f"{title} has the folders {_quote(shared)} both in {name!r} and next to it: "
                 f"write {title}/{name}, or move it elsewhere. If all are classes, write "
                 f"{title}?level=1"
             )
@@ -256,7 +256,7 @@ def _check_repeated(trees, title, top):
         return
     parents, names = repeated
     if {name.lower() for name in names} <= _ANNOTATIONS:
-        advice = "list the images and their labels in a table, csv:FILE, without those"
+        advice = "list the images and their labels in a table, csv:FILE, without these folders"
     elif all(map(split_of, names)):
         advice = f"move {parents[0]}/{names[0]} to {names[0]}/{parents[0]}, and so on"
     elif len(names) == 1:
@@ -269,8 +269,9 @@ def _check_repeated(trees, title, top):
             single += "if they are splits, call them train, val and test, "
         advice = f"{single}for the classes {_quote(names)} in all of them {title}?level=2"
     raise UserError(
-        f"{title} has the same folders ({_quote(names)}) below {_quote(parents)}, so those do not "
-        f"look like classes: {advice}. If they are the classes, write {title}?level=1"
+        f"{title}: the folders {_quote(parents)} do not look like classes, because they contain "
+        f"the same folders ({_quote(names)}): {advice}. If {_quote(parents)} are the classes, "
+        f"write {title}?level=1"
     )
 
 
@@ -301,8 +302,8 @@ def _check_names(trees, title):
     if len(names) < 2 or None in kinds:
         return
     raise UserError(
-        f"{title} has the folders {_quote(names)}, which look like parts of a data set and not "
-        "like classes: give their labels in a table, csv:FILE, or, if they are the classes, write "
+        f"{title} has the folders {_quote(names)}, which look like parts of a dataset rather "
+        "than classes: give the labels in a table, csv:FILE, or, if they are the classes, write "
         f"{title}?level=1"
     )
 
@@ -318,7 +319,7 @@ def _check_prefixes(names, title):
     if max(map(len, splits_by_rest.values()), default=0) > 1:
         split, rest = meanings[names[0]]
         raise UserError(
-            f"{title} has the folders {_quote(names)}, which name a split and a class at once: "
+            f"{title} has the folders {_quote(names)}, which name both a split and a class: "
             f"move {names[0]} to {split}/{rest or 'CLASS'}, and so on. If they are the classes, "
             f"write {title}?level=1"
         )

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from vision.data.formats import image_extensions
 
 # kind of the finding for each file that `locate` guessed
-ELSEWHERE = "paths are from another disk or server, and their last parts were found here"
+ELSEWHERE = "paths are from another disk or server; their last parts were found here"
 _FOREIGN = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*/|[a-z]:/|/", re.I)  # address, disk, root
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the name of an upload
 _WALK = 100_000  # files that a search for a name looks at

@@ -45,7 +45,7 @@ def parse_shard(text: str) -> Shard:
         return Shard()
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count) <= 99_999):
-        raise UserError(f"--shard must be like 3/16, from 1/16 to 16/16, got {text!r}")
+        raise UserError(f"--shard must be I/N with I from 1 to N, such as 3/16, got {text!r}")
     return Shard(int(index), int(count))
 
 
@@ -74,7 +74,7 @@ def join(directory: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, A
             if shard[key] != first[key]:
                 raise UserError(
                     f"{path} and {paths[0].name} are shards of different packs ({key}): pack each "
-                    "into a folder of its own"
+                    "into its own folder"
                 )
     count = first["shard"][1]
     missing = missing_shards(directory, count)

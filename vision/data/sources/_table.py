@@ -75,7 +75,7 @@ class Table:
         columns = {name: [row[i] for row in self.rows] for name, i in self.extra_columns.items()}
         names = class_columns(columns)
         if names:
-            kind = "columns of zeros and ones are taken for the classes"
+            kind = "columns of zeros and ones are taken as the classes"
             self.findings.append(Finding(kind, self.name, ", ".join(names)))
         return names
 

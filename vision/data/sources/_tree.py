@@ -76,7 +76,7 @@ def read_tree(path: str, above: tuple[str, ...] = ()) -> Folder:
         elif kind == "folder":
             if os.path.realpath(entry.path) in above:
                 tree.skipped.append(
-                    Finding("links to folders around them are left out", entry.path)
+                    Finding("links to their own parent folders are left out", entry.path)
                 )
             else:
                 tree.folders[entry.name] = read_tree(entry.path, above)
@@ -90,9 +90,9 @@ def read_tree(path: str, above: tuple[str, ...] = ()) -> Folder:
 def _left_out(entry, kind):
     """Returns findings for a hidden entry, or a folder of the operating system."""
     if entry.name.lower() in SYSTEM_FOLDERS:
-        return [Finding("folders of the operating system are left out", entry.path)]
+        return [Finding("operating system folders are left out", entry.path)]
     if entry.name.startswith("._"):
-        return [Finding("resource files of macOS are left out", entry.path)]
+        return [Finding("macOS resource files are left out", entry.path)]
     if kind == "file" and is_image_file(entry.path):
         return [Finding("hidden images are left out", entry.path)]
     if kind == "folder" and _may_have_images(entry.path):

@@ -42,12 +42,12 @@ def open(argument: str) -> dict[str, Source]:
     images = {split: _images(argument, name, arrays) for split, (name, _) in keys.items()}
     labels = {split: _labels(argument, names, arrays) for split, names in keys.items()}
     if len({isinstance(values, list) for values in labels.values()}) > 1:
-        raise UserError(f"{argument}: labels are numbers in one split and texts in another")
+        raise UserError(f"{argument}: labels are numbers in one split and text in another")
     names = _class_names(argument, arrays["classes"]) if "classes" in arrays else None
     if names and isinstance(next(iter(labels.values())), list):
         raise UserError(
-            f"{argument}: labels are texts, so classes are not needed: "
-            "leave them out or number the labels"
+            f"{argument}: labels are text, so the array classes is not needed: "
+            "leave it out, or make the labels numbers"
         )
     kept, classes, findings = index_labels(
         labels, names, lambda split, row: f"{_title(argument, split)}[{row}]"
@@ -122,7 +122,7 @@ def _labels(argument, keys, arrays):
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != (count,) or labels.dtype.kind not in "iuU":
-        hint = ": from one-hot take labels.argmax(1)" if labels.ndim == 2 else ""
+        hint = ": for one-hot labels, use labels.argmax(1)" if labels.ndim == 2 else ""
         raise UserError(
             f"{argument}: {labels_key} is {labels.dtype} {arrays[labels_key].shape}, "
             f"but must be one integer or text for each of {count:,} images{hint}"

@@ -90,7 +90,7 @@ def open(
         )
     check_choice("text", text, ("", CAPTIONS))
     if text and boxes == "crop":
-        raise UserError(f"coco:{argument}: captions are of whole images: leave out ?boxes=crop")
+        raise UserError(f"coco:{argument}: captions describe whole images: leave out ?boxes=crop")
     findings: list[Finding] = []
     photos = []
     used = set()
@@ -138,13 +138,13 @@ def _captions(file, findings):
     """
     path = file.with_name(f"{CAPTIONS}_{file.name.removeprefix('instances_')}")
     if not path.is_file():
-        raise UserError(f"{file} has no captions beside it: ?text=captions reads {path}")
+        raise UserError(f"{file} has no captions file next to it: ?text=captions reads {path}")
     captions: dict[Any, str] = {}
     annotations = read_json(path, CAPTION_SCHEMA, form=FORM)["annotations"]
     for annotation in annotations:
         captions.setdefault(annotation["image_id"], annotation["caption"])
     if more := len(annotations) - len(captions):
-        kind = "captions are not the first of their image, and are not used"
+        kind = "captions after the first of an image are not used"
         findings.append(Finding(kind, str(path), f"{more:,} of {len(annotations):,}"))
     return captions
 
@@ -183,8 +183,8 @@ def _parse(file, tree, attribute, findings):
         counts = collections.Counter(entry["id"] for entry in tree[key])
         if repeated := [number for number, n in counts.items() if n > 1]:
             raise UserError(
-                f"{file} has two {key} with the id {repeated[0]!r}: "
-                "objects cannot be assigned to one of them"
+                f"{file} has two {key} with the id {repeated[0]!r}, "
+                "so it is unclear which one its objects belong to"
             )
     has_boxes = any(
         annotation.get("bbox") not in (None, [], [0, 0, 0, 0]) or annotation.get("segmentation")

@@ -174,14 +174,16 @@ def open(
     """
     file = os.path.realpath(os.path.expanduser(argument))
     if file in _opening.get():
-        raise UserError(f"csv:{argument} refers to images of itself, in its column 'source'")
+        raise UserError(f"csv:{argument} refers to itself in its column 'source'")
     token = _opening.set((*_opening.get(), file))
     try:
         splits = _open(Table(os.path.expanduser(argument), path, label, folder))
     finally:
         _opening.reset(token)
     if not text and empty:
-        raise UserError(f"csv:{argument}: empty={empty} is about captions: name them with ?text=")
+        raise UserError(
+            f"csv:{argument}: empty={empty} is for captions: name their column by ?text="
+        )
     return _with_captions(splits, text, argument, empty) if text else splits
 
 
@@ -189,7 +191,7 @@ def _with_captions(splits, column, argument, empty):
     columns = next(iter(splits.values())).column_names()
     if column not in columns:
         names = ", ".join(map(repr, columns)) or "none"
-        raise UserError(f"csv:{argument} has no column {column!r} of captions; others are: {names}")
+        raise UserError(f"csv:{argument} has no caption column {column!r}; its columns: {names}")
     captions = {part: source.column_values(column) for part, source in splits.items()}
     return with_texts(splits, captions, f"csv:{argument}", empty)
 
@@ -290,8 +292,7 @@ def _check_files(table, rows_by_image, images):
     folder = where(name, table.folder or ".")
     advice = f". {folder}/{name} does: add ?folder={folder}" if folder else ""
     raise UserError(
-        f"none of the {len(files):,} files that {table.name} names exists, "
-        f"beginning with {files[0]}{advice}"
+        f"none of the {len(files):,} files in {table.name} exist, beginning with {files[0]}{advice}"
     )
 
 

@@ -69,7 +69,7 @@ def _read(file):
         raise UserError(f"{file} begins with <{tree.tag}> instead of CVAT's <annotations>")
     if tree.find("track") is not None:
         raise UserError(
-            f"{file} has the format 'CVAT for video': export it as 'CVAT for images 1.1'"
+            f"{file} is in the format 'CVAT for video': export it as 'CVAT for images 1.1'"
         )
     return tree
 

@@ -58,7 +58,7 @@ def open(argument: str, *, level: str = "") -> dict[str, Source]:
     tree = read_tree(str(root))
     if are_enough(0):
         if level:
-            raise UserError(f"{title}: level is for class folders, which are not looked at here")
+            raise UserError(f"{title}: level applies to class folders, which are not used here")
         return _without_classes(root, tree, title)
     findings: list[Finding] = []
     trees = find_trees(tree, title, int(level or 0), findings)

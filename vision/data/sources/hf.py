@@ -218,7 +218,7 @@ def _require_hub(argument, name):
     if datasets.config.HF_HUB_OFFLINE:
         return
     remedy = (
-        "Get it on a machine with a network, by save_to_disk of the library datasets, "
+        "Get it on a machine with a network, save it with save_to_disk of the datasets library, "
         "and give hf:FOLDER"
     )
     try:

@@ -100,7 +100,7 @@ def _classes(folder: pathlib.Path, count: int) -> Sequence[str]:
     names = [name.strip() for name in names if name.strip()]
     if len(names) < count or len(set(names)) < len(names):
         raise UserError(
-            f"{file} must name {count} classes or more, each once, a name on each line; it has "
+            f"{file} must list at least {count} different class names, one per line; it has "
             f"{len(set(names))}"
         )
     return names

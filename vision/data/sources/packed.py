@@ -131,7 +131,7 @@ class PackedSource:
             raise
         # array_record checks each record's hash; a record may also be no example at all
         except Exception as error:
-            reason = "damaged record: python -m vision.data verify names the file"
+            reason = "damaged record: python -m vision.data verify finds the file"
             raise UnreadableImage(reason, record_name) from error
 
 
@@ -200,7 +200,7 @@ def _check_sizes(directory, manifest):
         path = directory / file["file"]
         size = path.stat().st_size if path.is_file() else None
         if size != file["bytes"]:
-            problem = "is missing" if size is None else f"has {size:,} bytes of {file['bytes']:,}"
+            problem = "is missing" if size is None else f"has {size:,} of {file['bytes']:,} bytes"
             raise UserError(f"{path} {problem}: {REPAIR}")
 
 
@@ -237,7 +237,7 @@ def check_manifest(path: Path) -> dict:
         )
     check(manifest, SCHEMA, path, remedy)
     if manifest.get("sha256", digest_of(manifest)) != digest_of(manifest):
-        raise damaged(path, "its SHA-256 differs from the one in it", remedy)
+        raise damaged(path, "its SHA-256 differs from the one recorded in it", remedy)
     return manifest
 
 

@@ -206,7 +206,9 @@ def open(
         every_label = scatter(rows, labels, len(values[split]))
         sources[split] = keep(_source(tables[split], image, every_label, classes, findings), rows)
     if not text and empty:
-        raise UserError(f"parquet:{argument}: empty={empty} is about captions: name them by ?text=")
+        raise UserError(
+            f"parquet:{argument}: empty={empty} is for captions: name their column by ?text="
+        )
     if not text:
         return sources
     captions = {
@@ -292,7 +294,7 @@ class _Table:
 
         table = pq.read_table(self.name, columns=[name], use_threads=False, partitioning=None)
         if len(table) != sum(self.lengths):
-            raise ValueError(f"its column {name!r} has another number of rows than its footer")
+            raise ValueError(f"its column {name!r} does not have the rows of its footer")
         return table.column(name)
 
     def captions(self, column):
@@ -300,7 +302,7 @@ class _Table:
         names = [name for name, (is_text, _) in self.labels.items() if is_text]
         if column not in names:
             raise UserError(
-                f"{self.name} has no column {column!r} of captions; its columns of texts are: "
+                f"{self.name} has no caption column {column!r}; its text columns are: "
                 f"{', '.join(map(repr, names)) or 'none'}"
             )
         with parsing(self.name):

@@ -105,7 +105,7 @@ class WdsSource:
         except OSError as error:
             raise UnreadableImage(brief(error), self.name(index)) from error
         if len(data) < member.size:
-            raise UnreadableImage("its archive ends before it does", self.name(index))
+            raise UnreadableImage("its archive is cut off", self.name(index))
         return data
 
 
@@ -145,7 +145,7 @@ def open(argument: str, *, label: str = "", text: str = "") -> dict[str, Source]
     }
     if not any(caption is not None for part in parts.values() for caption in part.captions):
         if text:
-            raise UserError(f"{title}: no .json has the key {text!r} of captions")
+            raise UserError(f"{title}: no .json has the caption key {text!r}")
         return sources
     return with_texts(sources, {split: parts[split].captions for split in sources}, title)
 
@@ -211,7 +211,7 @@ class _Part:
                 sample = samples[f"{folder}/{key}" if folder else key]
                 if f".{extension}".endswith(image_extensions()):
                     if "image" in sample:
-                        kind = "images share a name with another one, which is used"
+                        kind = "images have the same name as an earlier one, which is used"
                         self._findings.append(Finding(kind, f"{file}/{info.name}", lost=True))
                         continue
                     sample["image"] = _Member(number, info.name, info.offset_data, info.size)
@@ -225,7 +225,7 @@ class _Part:
     def _add(self, sample, file):
         if "image" not in sample:
             if sample:
-                kind = "captions and labels have no image beside them"
+                kind = "captions and labels have no matching image"
                 self._findings.append(Finding(kind, file))
             return
         member = sample["image"]
@@ -247,7 +247,7 @@ class _Part:
         try:
             return parse_json(data, dict, name)
         except Damaged as error:
-            self._findings.append(Finding("members are no JSON objects", name, str(error)))
+            self._findings.append(Finding("members are not JSON objects", name, str(error)))
             return {}
 
 
@@ -279,6 +279,6 @@ def _ranges(argument):
     for number in range(int(first), int(last) + 1):
         file = f"{argument[: match.start()]}{number:0{len(first)}}{argument[match.end() :]}"
         if not os.path.isfile(os.path.expanduser(file)):
-            raise UserError(f"there is no file {file}, one of those that {argument} names")
+            raise UserError(f"there is no file {file}, which {argument} includes")
         expanded.append(file)
     return expanded

@@ -113,8 +113,8 @@ def check_groups(groups: Sequence[int], shares: Sequence[float], num_classes: in
     if groups and sorted(set(groups)) != list(range(num_classes)):
         raise UserError(
             f"model.head_groups = {shown(tuple(groups))} must name each of the {num_classes} "
-            f"classes, 0 to {num_classes - 1}: use that of the run with these classes, or () for "
-            "a new head"
+            f"classes, 0 to {num_classes - 1}: use the value of the run with these classes, or "
+            "() for a new head"
         )
 
 

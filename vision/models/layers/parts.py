@@ -61,7 +61,7 @@ class ImagePart(nnx.Module):
         features = network.head.in_features
         if with_places and not hasattr(network, "features"):
             raise UserError(
-                "model.options.image has no maps that the variant 'attention' could attend to: "
+                "model.options.image has no feature maps for the variant 'attention': "
                 "choose another network, or the variant late or gated"
             )
         del network.head

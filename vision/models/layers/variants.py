@@ -97,8 +97,8 @@ class Space:
             if number not in self.axes[axis]:
                 choices = ", ".join(map(str, self.axes[axis]))
                 raise UserError(
-                    f"'{name}' is not a network of this space: {_where(axis)} is {number}, the "
-                    f"space has {choices}"
+                    f"'{name}' is not a network of this space: {_where(axis)} is {number}, but "
+                    f"the space has {choices}"
                 )
 
 
@@ -137,7 +137,9 @@ def parse(text: str, key: str = KEY) -> Space:
             axes[axis] = numbers.get(letter, (DEFAULTS.get(letter, 0),))
     missing = [axis for axis in (STEM, "0.w", HEAD) if axis not in axes]
     if missing:
-        raise UserError(f"{key} = '{text}' has no {_where(missing[0])}: c16-w16e3-h64 is the least")
+        raise UserError(
+            f"{key} = '{text}' has no {_where(missing[0])}: it must have at least c16-w16e3-h64"
+        )
     order = sorted(axes, key=_place)
     return Space({axis: axes[axis] for axis in order})
 
@@ -147,7 +149,7 @@ def choice_of(text: str, key: str = KEY) -> Choice:
     space = parse(text, key)
     if space.size > 1:
         raise UserError(
-            f"{key} = '{text}' is a space of {space.size:,} networks: one number a letter names one"
+            f"{key} = '{text}' is a space of {space.size:,} networks: give one number per letter"
         )
     return space.largest()
 
@@ -179,11 +181,11 @@ def check_elastic(space: Space, key: str = KEY) -> None:
     for axis in space.free():
         if axis.rpartition(".")[2] not in ELASTIC:
             raise UserError(
-                f"{key}: networks that share weights differ in {', '.join(ELASTIC)}, not in "
-                f"{_where(axis)}: give it one number"
+                f"{key}: networks that share weights can differ only in {', '.join(ELASTIC)}, not "
+                f"in {_where(axis)}: give it one number"
             )
     if space.size == 1:
-        raise UserError(f"{key} names one network, not a space: give a letter several, as k3.5.7")
+        raise UserError(f"{key} names one network, not a space: give several numbers, as in k3.5.7")
     for stage in range(space.depth):
         if min(space.axes[f"{stage}.e"]) == 1:
             # A block of expansion 1 lacks the convolution that the others have.
@@ -194,7 +196,7 @@ def _letters(part: str, where: str) -> dict[str, tuple[int, ...]]:
     """Returns {letter: numbers, ascending} of a part, in its order."""
     pairs = re.findall(r"([a-z]+)(\d+(?:\.\d+)*)", part)
     if not pairs or "".join(letter + numbers for letter, numbers in pairs) != part:
-        raise UserError(f"{where}: '{part}' is not letters with numbers, as in w16d2k3e4")
+        raise UserError(f"{where}: '{part}' must be letters with numbers, as in w16d2k3e4")
     letters = {}
     for letter, text in pairs:
         if letter in letters:

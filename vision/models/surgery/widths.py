@@ -42,7 +42,7 @@ def narrow(model: nnx.Module, option: Mapping[str, Any]) -> None:
         if variable is None or not _can_cut(variable.shape, shape):
             ours = "has none" if variable is None else f"has {tuple(variable.shape)}"
             raise UserError(
-                f"model.options.{OPTION}: {name} is {shape} there, the model {ours}: "
+                f"model.options.{OPTION}: {name} is {shape} there, but the model {ours}: "
                 "use the name, variant and options of the run that was pruned"
             )
         variable.set_value(variable.get_value()[tuple(map(slice, shape))])

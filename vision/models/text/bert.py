@@ -116,7 +116,7 @@ def read(path: pathlib.Path, shape: TextShape) -> dict[str, np.ndarray]:
         positions = arrays.pop("positions") + arrays.pop("segments")[:1]
         arrays["positions"] = positions[None, : shape.context]
     except KeyError as error:
-        raise UserError(f"{path} holds no BERT: it has no {error}") from error
+        raise UserError(f"{path} is not a BERT model: it has no {error}") from error
     return {_renamed(name): _turned(name, array) for name, array in arrays.items()}
 
 

@@ -156,7 +156,7 @@ def _read_safetensors(path):
             raise UserError(
                 f"{path} has tensors of dtype {', '.join(others)}"
                 f"{' (8-bit floats)' if any('F8' in o for o in others) else ''}, which are not "
-                "read: save them as float32, float16 or bfloat16"
+                "supported: save them as float32, float16 or bfloat16"
             )
         return {
             name: np.frombuffer(tensor["data"], dtypes[tensor["dtype"]]).reshape(tensor["shape"])

@@ -54,7 +54,7 @@ def folder() -> pathlib.Path:
     package = importlib.util.find_spec("experiments")
     if package is None or not package.submodule_search_locations:
         raise UserError(
-            f"{PREFIX}NAME means weights of a checkout's experiments/weights: run in the checkout"
+            f"{PREFIX}NAME is for weights in experiments/weights of a checkout: run in the checkout"
         )
     return pathlib.Path(next(iter(package.submodule_search_locations))) / "weights"
 
@@ -74,13 +74,13 @@ def find_kept(spec: str) -> Kept:
     place = folder()
     index = read_index(place)
     name = spec.removeprefix(PREFIX)
-    check_choice("model.pretrained = kept:NAME with the name", name, tuple(index))
+    check_choice("model.pretrained = kept:NAME: NAME", name, tuple(index))
     entry = index[name]
     path = place / entry["file"]
     if not path.is_file() or sha256(path) != entry["sha256"]:
         raise UserError(
-            f"model.pretrained = '{spec}': {path} is missing, or not the file that {INDEX} "
-            "describes: check it out again, or keep the row once more"
+            f"model.pretrained = '{spec}': {path} is missing, or differs from the file that "
+            f"{INDEX} describes: check it out again, or keep the row again"
         )
     weights = Weights(
         entry["variant"],

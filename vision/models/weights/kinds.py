@@ -13,7 +13,7 @@ from vision.errors import UserError, brief
 HEAD = 1024  # bytes
 _ANOTHER = "give .safetensors, .npz or a file of torch.save"
 _KERAS = "convert it to .safetensors or .npz with the names of timm or torchvision"
-_UNPACK = "unpack it, and give the file of weights"
+_UNPACK = "unpack it, and give the weights file"
 _FETCH = "fetch the file itself"
 # (bytes that a file begins with, what it is, what to do)
 _BEGINNINGS = (
@@ -70,7 +70,7 @@ def recognize(path: pathlib.Path) -> str:
         raise UserError(f"{path} {what}")
     if path.suffix in (".safetensors", ".npz"):
         return path.suffix[1:]
-    raise UserError(f"{path} is not a file of weights that is read here: {_ANOTHER}")
+    raise UserError(f"{path} is not a supported weights file: {_ANOTHER}")
 
 
 def _describe(head, text, path):
@@ -123,4 +123,4 @@ def _kind_of_zip(path):
     inside = next((n for n in names if n.endswith((".pth", ".pt", ".bin", ".safetensors"))), None)
     if inside:
         raise UserError(f"{path} is a zip archive with {inside!r:.80} in it: {_UNPACK}")
-    raise UserError(f"{path} is a zip archive of other things ({names[:1]!r:.80}): {_ANOTHER}")
+    raise UserError(f"{path} is a zip archive of other files ({names[:1]!r:.80}): {_ANOTHER}")

@@ -142,16 +142,16 @@ def translate(
         is_optional = name.startswith(tuple(optional))
         if source not in arrays:
             if not is_optional:
-                faults.append(f"{source} is missing (here {name}){_nearest(source, unused)}")
+                faults.append(f"{source} is missing (for {name}){_nearest(source, unused)}")
             continue
         array = from_torch_layout(np.asarray(arrays[source]), shape, name.endswith("kernel"))
         array = adapt(module, name, array, shape)
         if array.shape == tuple(shape):
             translated[name] = array
         elif not is_optional:
-            faults.append(f"{source} is {array.shape}, here {name} is {tuple(shape)}")
+            faults.append(f"{source} is {array.shape}, but {name} is {tuple(shape)}")
     faults += [
-        f"{name} has no place here"
+        f"{name} has no counterpart in the model"
         for name in sorted(unused)
         if not is_beside(name, np.asarray(arrays[name]))
     ]

@@ -76,8 +76,8 @@ def describe_choice(best: Match, others: Sequence[Match]) -> str:
     reason = {0: "the moving average", 1: "the first", 2: "a teacher"}[_rank(best.prefix)]
     names = ", ".join(shown(match.prefix) for match in others[:4])
     return (
-        f"the file holds the network more than once: read is {shown(best.prefix)}, {reason}, not "
-        f"{names}. To choose another, save it alone"
+        f"the file contains the network more than once: {shown(best.prefix)}, {reason}, is read, "
+        f"not {names}. To use another, save it alone"
     )
 
 

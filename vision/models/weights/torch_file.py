@@ -89,7 +89,7 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise
     except _Unsupported as error:
         raise UserError(
-            f"{path} has tensors of a kind that is not read ({error}): "
+            f"{path} has tensors of an unsupported kind ({error}): "
             "save them as float32, float16 or bfloat16"
         ) from error
     except OSError as error:
@@ -100,7 +100,7 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
     if not arrays:
         raise UserError(
-            f"{path} holds no tensors by name: give a state dict, "
+            f"{path} has no named tensors: give a state dict, "
             "as torch.save(net.state_dict(), ...) writes it"
         )
     return arrays
@@ -184,7 +184,7 @@ def _read_zip(file):
 def _read_old(file):
     if _load(file, file.name).content != MAGIC:
         raise UserError(
-            f"{file.name} is not a PyTorch file but another pickle: "
+            f"{file.name} is a pickle, but not a PyTorch file: "
             "save its arrays with torch.save, or as .safetensors"
         )
     _load(file, file.name)  # the protocol's version
@@ -227,8 +227,8 @@ def _load(stream, path):
         is_builtin = named.module in ("builtins", "__builtin__")
         if (is_builtin and named.name in HARMFUL_BUILTINS) or HARMFUL.fullmatch(named.module):
             raise UserError(
-                f"{path} holds {str(named)[:80]!r}, not only tensors, and was not loaded: such a "
-                "file may run any code.\nIf you trust it, save only its state dict with "
+                f"{path} contains {str(named)[:80]!r}, not only tensors, and was not loaded: "
+                "such a file can run any code.\nIf you trust it, save only its state dict with "
                 "torch.save(net.state_dict(), ...), or as .safetensors"
             )
     return pickle
