@@ -239,7 +239,7 @@ def test_mistakes_are_named(write, steel):
         "line 3 has 3 cells, but the header has 2": (
             "path,label\ncrazing_1.jpg,a\ncrazing_2.jpg,b,c\n"
         ),
-        "two columns 'label'": "path,label,label\nx,y,z\n",
+        "two columns named 'label'": "path,label,label\nx,y,z\n",
         "table.csv, line 2 is not UTF-8": b"path,label\n\xfe\xfe,a\n"[:11] + b"x\xff,a\n",
         "line 2: unexpected end of data": 'path,label\ncrazing_1.jpg,"a\n',
         "line 3: split must be one of train, val": (

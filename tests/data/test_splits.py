@@ -117,7 +117,7 @@ def test_subset_of_a_subset():
 @pytest.mark.parametrize(
     ("message", "splits", "options"),
     [
-        ("sum 1", {"all": [0, 1] * 20}, {"fractions": (0.7, 0.2, 0.2)}),
+        ("sum to 1", {"all": [0, 1] * 20}, {"fractions": (0.7, 0.2, 0.2)}),
         ("above 0", {"all": [0, 1] * 20}, {"fractions": (0.8, 0.3, -0.1)}),
         ("three", {"all": [0, 1] * 20}, {"fractions": (0.8, 0.2)}),
         ("val_fraction", {"train": [0, 1] * 20, "test": [0, 1]}, {"val_fraction": 1.0}),

@@ -105,7 +105,7 @@ def test_every_fault_is_listed(vit_arrays, tmp_path):
     text = str(error.value)
     missing = "blocks.0.mlp.fc1.weight is missing (for blocks.0.mlp.hidden.kernel)"
     assert f"{missing}; the file has blocks.0.mlp" in text
-    assert "norm.bias is (5,), here norm.bias is (32,)" in text
+    assert "norm.bias is (5,), but the model's norm.bias is (32,)" in text
     assert "fc1.wieght has no counterpart" in text
     assert f"model.pretrained = '{tmp_path / 'wrong.npz'}', model vit mu/4" in text
 

@@ -149,7 +149,7 @@ def translate(
         if array.shape == tuple(shape):
             translated[name] = array
         elif not is_optional:
-            faults.append(f"{source} is {array.shape}, but {name} is {tuple(shape)}")
+            faults.append(f"{source} is {array.shape}, but the model's {name} is {tuple(shape)}")
     faults += [
         f"{name} has no counterpart in the model"
         for name in sorted(unused)
