@@ -84,7 +84,7 @@ def table(program: str) -> str:
     for title, group in GROUPS.items():
         lines += ["", title]
         lines += [f"  {stage.name:<{width}}  {stage.meaning}" for stage in group]
-    lines += ["", f"{program} STAGE --help shows its flags. {program} --version prints the version."]
+    lines += ["", f"{program} STAGE --help shows its flags; {program} --version, the version."]
     return "\n".join(lines)
 
 

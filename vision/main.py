@@ -91,6 +91,6 @@ if __name__ == "__main__":
     use_one_arena()  # before any thread is started
     with signals.listening() as listener:
         listener.watch()
-        listener.leave_at_once("interrupted before it had begun to train")
+        listener.leave_at_once("interrupted before training began")
         cli.run(main, outlives_output=True)
         listener.ignore()  # Python still takes a moment to end

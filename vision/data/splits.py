@@ -244,8 +244,8 @@ def check_labels(splits: Mapping[str, Source]) -> None:
     labels = np.unique(np.concatenate([source.labels for source in splits.values()]))
     if len(classes) < 2 or len(labels) < 2:
         raise UserError(
-            f"only {len(labels)} of the data's {len(classes)} classes has images, "
-            "but a classifier needs two"
+            "a classifier needs images of at least 2 classes, but there are images of "
+            f"{len(labels)} of the data's {len(classes)}"
         )
     if labels[0] < 0 or labels[-1] >= len(classes):
         raise UserError(
