@@ -207,7 +207,7 @@ def test_a_flag_that_swallows_the_next_one(refused):
     "argv, message",
     [
         ((), "Give --config FILE"),
-        (("--config.seed=3",), "Give --config FILE"),
+        (("--config.seed=3",), "give --config FILE"),
         (("--config",), "--config needs a file"),
         (
             ("--config", "configs/vit_mnist.py"),

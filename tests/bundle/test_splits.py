@@ -46,7 +46,7 @@ def test_the_list_is_that_of_the_run(listed):
     [
         (lambda splits, digests: splits.update(test=3), "splits"),
         (lambda splits, digests: splits["test"].update(images=-1), "splits"),
-        (lambda splits, digests: digests.pop("splits.csv.gz"), "must have splits.csv.gz"),
+        (lambda splits, digests: digests.pop("splits.csv.gz"), "must list splits.csv.gz"),
         (lambda splits, digests: digests.update({"splits.csv.gz": "0"}), "has changed since"),
     ],
 )

@@ -163,7 +163,7 @@ def test_gradual_pruning_goes_on_where_it_stopped(tiny_run, tmp_path, monkeypatc
         ),
         (
             ["--workdir=RUN", "--out=OUT", "--config.model.variant=mu/2"],
-            "model.variant: a pruned run has the model",
+            "model.variant cannot be set: a pruned run keeps",
         ),
         (["--workdir=RUN", "--out=OUT", "--config.transfer.mode=head"], "is trained in full"),
     ],

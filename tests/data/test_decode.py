@@ -144,7 +144,7 @@ def test_damaged_files(form, tmp_path):
     path.write_bytes(b"")
     for broken, reason in (
         (path, "empty file"),
-        (b"hello", "not an image"),
+        (b"hello", "not in an image format"),
         (tmp_path / "none.jpg", "No such file"),
     ):
         with pytest.raises(UnreadableImage, match=reason):

@@ -67,7 +67,7 @@ def test_links_to_other_folders(tmp_path):
         ([""], "has no images in class folders"),
         (["trainA", "trainB", "testA", "testB"], "move testA to test/a"),
         (["train_cat", "train_dog", "test_cat"], "move test_cat to test/cat"),
-        (["cat", "dog", "backup/cat", "backup/dog", "backup/owl"], "'cat', 'dog' below 'backup'"),
+        (["cat", "dog", "backup/cat", "backup/dog", "backup/owl"], "'cat', 'dog' both in 'backup'"),
         (["cat", "cat/thumbs", "dog", "dog/thumbs"], "if the folders 'thumbs' are not wanted"),
         (["tr/cat", "tr/dog", "te/cat", "te/dog"], "call them train, val and test"),
         (["train/cat", "train/dog", "essai/cat"], "If 'essai' is a split too, call it train"),

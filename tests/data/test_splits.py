@@ -124,8 +124,8 @@ def test_subset_of_a_subset():
         ("val_fraction", {"train": [0, 1] * 20, "test": [0, 1]}, {"val_fraction": -0.1}),
         ("no train split, only test", {"test": [0, 1]}, {}),
         ("no images are left for", {"all": [0, 1, 1]}, {}),
-        ("needs two", {"all": [0] * 20}, {}),
-        ("needs two", {"all": [1] * 20}, {}),
+        ("at least 2 classes.* images of 1 of", {"all": [0] * 20}, {}),
+        ("at least 2 classes.* images of 1 of", {"all": [1] * 20}, {}),
         ("they are -1 to 1", {"train": [0, 1] * 20, "test": [-1, 1]}, {}),
     ],
 )

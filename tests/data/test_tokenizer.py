@@ -192,7 +192,7 @@ class TestSplits:
 
     def test_a_field_of_that_name(self, splits):
         splits["train"].fields["text"] = np.zeros((60, 2))
-        with pytest.raises(UserError, match="the source of train has a field 'text' already"):
+        with pytest.raises(UserError, match="the source of train already has a field 'text'"):
             tokenize(self.config(), splits, 0, None)
 
 

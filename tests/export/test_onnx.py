@@ -155,7 +155,7 @@ REFUSED = [
     (
         Bits,
         1,
-        r"(?s)cannot read what jax2onnx has made.*\n"
+        r"(?s)cannot read what jax2onnx made.*\n"
         rf"It is JAX's 'bitcast_.*' \({HERE}Bits.__call__\)$",
     ),
 ]

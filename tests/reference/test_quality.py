@@ -126,9 +126,9 @@ def test_models_that_are_always_or_never_right(right):
     [
         (None, "does not say how good its model was: export it again"),
         ({"format": 2}, "of format 2, this version reads 1"),
-        ({"images": [1, 2]}, "must have 4 images"),
-        ({"images": [0] * 4, "right": [0] * 4}, "must have 4 images"),
-        ({"right": [10**6] * 4}, "must have 4 images"),
+        ({"images": [1, 2]}, "must have 4 counts"),
+        ({"images": [0] * 4, "right": [0] * 4}, "must have 4 counts"),
+        ({"right": [10**6] * 4}, "must have 4 counts"),
         ({"mean_confidence": 1.5}, "a number from 0 to 1"),
         ({"cbpe": {"confidence": [0.5, 0.4], "accuracy": [0, 1]}}, "increasing confidences"),
         ({"cbpe": {"confidence": [0.5], "accuracy": [0, 1]}}, "increasing confidences"),

@@ -168,7 +168,8 @@ def test_unreadable_files_and_too_many_tiles_end_nothing(bundle, line, tmp_path,
     code, out, err = outcome(predict.main, capsys, *argv, *files)
     assert code == 1 and "error: 2 of 3 files cannot be read" in err
     assert f"unreadable: {tmp_path / 'broken.png'}: " in err
-    assert "long.png: 70000 x 2 pixels make 69,999 tiles of 2, at most 65,536 are allowed" in err
+    message = "long.png: 70000 x 2 pixels make 69,999 tiles of 2, but at most 65,536 are allowed"
+    assert message in err
     assert [row["file"] for row in csv.DictReader(io.StringIO(out))] == [str(line)]
 
 

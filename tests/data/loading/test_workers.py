@@ -124,7 +124,7 @@ def test_limits_are_checked_before_the_start(loader, monkeypatch):
     assert shared_memory(0, 100) == 0
     check_limits(0, 0)
     assert loader.shared_memory(4) == 8 * (4 * 4 * 4 * 3 + 4 * 4 + 4 * 4)
-    with pytest.raises(UserError, match=r"data.workers = 2 need 1,099,511,627,776 MiB .*\n.*shm"):
+    with pytest.raises(UserError, match=r"data.workers = 2 needs 1,099,511,627,776 MiB .*\n.*shm"):
         check_limits(2**60, 2)
     monkeypatch.setattr(processes, "allow_files", lambda: 64)
     with pytest.raises(UserError, match=r"open 64 files, but .* needs about 224.\n.*ulimit -n"):

@@ -242,6 +242,8 @@ def test_few_images_promise_little_and_say_so():
     evidence = selective.measure(logits, labels, 1.0, **ABOUT)
     with pytest.raises(UserError, match="at least 368 answers without a mistake, and there are 10"):
         evidence.rule_of(Wish("precision", 0.99))
-    with pytest.raises(UserError, match="10 validation images cannot promise coverage=0.95, at mo"):
+    with pytest.raises(
+        UserError, match="10 validation images cannot promise coverage=0.95, but at"
+    ):
         evidence.rule_of(Wish("coverage", 0.95))
     assert evidence.contents["coverage"]["level"][-1] == 0.9  # ceil(11 * 0.9) = 10

@@ -21,7 +21,11 @@ SUMMARY = {
 @pytest.mark.parametrize(
     ("row", "state", "sentence"),
     [
-        ({"wish": "precision=0.9", "kept": "no"}, "bad", "precision=0.9 of the validation images"),
+        (
+            {"wish": "precision=0.9", "kept": "no"},
+            "bad",
+            "precision=0.9 from the validation",
+        ),
         ({"wish": "precision=0.9", "kept": "yes"}, "good", "With precision=0.9, 60.0 %"),
         ({"wish": "precision=0.9", "kept": "within chance"}, "good", "With precision=0.9, 60.0"),
         (

@@ -93,7 +93,7 @@ def test_of_several_copies_a_line_names_the_one_that_is_read(
 ):
     twice = {name: 2 * array for name, array in timm(ours).items()}
     check_loads(prefixed(twice, other) | prefixed(timm(ours), chosen), ours, tmp_path)
-    assert f"read is '{chosen}', {reason}, not '{other}'" in capsys.readouterr().err
+    assert f"'{chosen}', {reason}, is read, not '{other}'" in capsys.readouterr().err
 
 
 def test_a_copy_of_another_size_is_no_choice(ours, tmp_path, capsys):

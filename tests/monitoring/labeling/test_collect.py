@@ -121,7 +121,7 @@ def test_logs_without_images(writer, command, tmp_path, watched):
     writing = writer()
     writing.put(photos(40, 3), START + np.arange(40))
     writing.close()
-    assert "has 40 rows of this model and no images: start the server with --keep-images" in (
+    assert "has 40 rows of this model but no images: start the server with --keep-images" in (
         error_of(command())
     )
     assert "no reference to measure drift from" in error_of(
