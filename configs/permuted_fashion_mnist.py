@@ -18,6 +18,7 @@ from vision.errors import check_choice
 TASKS = 10
 METHODS = ("none", "joint", "ewc", "online_ewc", "si", "lwf", "replay", "lwf_replay")
 EWC = 1000.0
+ONLINE_EWC = 10.0
 SI = 1.0
 
 
@@ -28,5 +29,6 @@ def get_config(method="none"):
     c.train.steps = 2000
     c.train.batch_size = 64
     c.train.eval_every = c.train.steps
-    split_fashion_mnist.set_method(c, method, EWC, SI)
+    factor = ONLINE_EWC if method == "online_ewc" else EWC
+    split_fashion_mnist.set_method(c, method, factor, SI)
     return c
