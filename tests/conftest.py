@@ -1,6 +1,7 @@
 """Eight fake devices, fast compilation and the compile cache, for every test; the devices and what
 XLA compiles with have to be set before JAX starts."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -29,6 +30,9 @@ AS_USERS_DO = "xla_cpu_use_fusion_emitters=true" if "emitters" in os.environ["XL
 # Small programs too, each a few kB: a test compiles dozens of them, which other tests have as well.
 parallel.MIN_COMPILE_TIME = 0.0  # of the runs that tests train in their own process
 parallel.keep_programs("~/.cache/vision/xla")
+# A collection walks over all that was ever traced, which at the usual pace takes a seventh of the
+# tests' time.
+gc.set_threshold(10_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

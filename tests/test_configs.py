@@ -6,13 +6,14 @@ import pathlib
 import re
 
 import pytest
-from flax import nnx, traverse_util
+from flax import traverse_util
 
 from vision import cli, main, models, objectives
 from vision.config import default
 from vision.config.load import from_dict, load
 from vision.config.validate import leaves, validate
 from vision.data.tokenizer import TextShape
+from vision.models.layers.streams import Streams
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.setup import image_form
 from vision.training.state import StateSpec
@@ -26,6 +27,8 @@ SOURCES = {
     "tfds:cifar10": (32, 3, 10),
     "tfds:fashion_mnist": (28, 1, 10),
 }
+
+SPECS = {}  # {what spec_of depends on: StateSpec}
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +47,7 @@ class Teachers(dict):
         starts = objectives.define(c).starts
         attributes = [name for name, start in starts.items() if start != "model"]
         for attribute in attributes:
-            self[attribute] = models.build(teacher, classes, side, channels, rngs=nnx.Rngs(0))
+            self[attribute] = models.build(teacher, classes, side, channels, rngs=Streams(0))
         self.classes = dict.fromkeys(attributes, ())
         self.image_shapes = dict.fromkeys(attributes, image_shape)
 
@@ -95,19 +98,7 @@ def test_model_objective_and_optimizer_fit_the_data(spec):
     side = config.data.image_size or side
     config = with_fields(config)
 
-    def create():
-        model = models.build(config.model, classes, side, channels, rngs=nnx.Rngs(0))
-        return objectives.build(
-            config.objective,
-            model,
-            class_counts=[3] * classes,
-            rngs=nnx.Rngs(0),
-            architectures=Teachers(config.objective, classes, (side, side, channels)),
-            text=TextShape(300, config.text.context) if config.text.tokenizer else None,
-            images=image_form(config, side, channels),
-        )
-
-    spec = StateSpec(create)
+    spec = spec_of(config, side, channels, classes)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 1000)
     assert (
         0
@@ -121,6 +112,29 @@ def test_model_objective_and_optimizer_fit_the_data(spec):
         config.data.normalize != "mean_std"
         or len(config.data.mean) == len(config.data.std) == channels
     )
+
+
+def spec_of(config, side, channels, classes):
+    """Returns what config.model and config.objective are; configs of the same two share it."""
+    form = image_form(config, side, channels)
+    sections = [config[section].to_dict() for section in ("model", "objective", "text")]
+    key = repr([sections, side, channels, classes, form])
+    if key not in SPECS:
+
+        def create():
+            model = models.build(config.model, classes, side, channels, rngs=Streams(0))
+            return objectives.build(
+                config.objective,
+                model,
+                class_counts=[3] * classes,
+                rngs=Streams(0),
+                architectures=Teachers(config.objective, classes, (side, side, channels)),
+                text=TextShape(300, config.text.context) if config.text.tokenizer else None,
+                images=form,
+            )
+
+        SPECS[key] = StateSpec(create)
+    return SPECS[key]
 
 
 def with_fields(config):

@@ -9,6 +9,7 @@ from jax import export
 
 from vision import cpu
 from vision.cpu import onednn, targets
+from vision.models.layers.streams import Streams
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 BY = ("onednn", "parts")
@@ -165,7 +166,7 @@ def test_what_is_derived_from_a_convolution(by_onednn):
 
 def test_every_layer_goes_through_it(by_onednn):
     """Also a plain `nnx.Conv`, whose author knows nothing of this."""
-    layer = nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0))
+    layer = nnx.Conv(3, 8, (3, 3), rngs=Streams(0))
     graph, state = nnx.split(layer)
     program = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
     text = program.lower(state, jnp.ones((2, 8, 8, 3))).as_text()

@@ -14,6 +14,7 @@ from vision.data.augment import normalize
 from vision.explain import explainer as explain
 from vision.explain.heat_maps import OF_ANY_CLASS, OF_CLASS, heat_maps
 from vision.models import vit
+from vision.models.layers.streams import Streams
 
 SIDE = 16
 CLASSES = ("a", "b", "c")
@@ -32,7 +33,7 @@ def classifier(create, side=SIDE, channels=3):
 
 
 def tiny_vit(**options):
-    return vit.ViT(8, 2, 2, 4, len(CLASSES), rngs=nnx.Rngs(0), image_size=SIDE, **options)
+    return vit.ViT(8, 2, 2, 4, len(CLASSES), rngs=Streams(0), image_size=SIDE, **options)
 
 
 class Net(nnx.Module):
@@ -227,7 +228,7 @@ def test_every_architecture(name, variant, side, method):
     c = default()
     c.model.name = name
     c.model.variant = variant
-    model = nnx.eval_shape(lambda: models.build(c.model, len(CLASSES), side, 3, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: models.build(c.model, len(CLASSES), side, 3, Streams(0)))
     model.eval()
     explainer = explain.explainer(inference.Classifier(c, model, CLASSES, side, 3))
     assert (explainer and explainer.method) == method

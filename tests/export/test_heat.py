@@ -17,6 +17,7 @@ from vision.export import onnx as form
 from vision.export.heat import check_linear, class_activation
 from vision.export.options import ExportOptions
 from vision.export.program import served
+from vision.models.layers.streams import Streams
 
 
 def logit_maps(model, pixels):
@@ -59,7 +60,7 @@ def test_a_heat_map_is_the_share_of_each_position_in_the_logit(resnet, tmp_path)
 
 def test_nothing_for_a_class_is_no_heat():
     model = nnx.Module()
-    model.head = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    model.head = nnx.Linear(2, 3, rngs=Streams(0))
     model.head.kernel[...] = np.array([[1.0, 0, 0], [0, 1, -1]], np.float32)
     last = np.zeros((2, 2, 2, 2), np.float32)
     last[:, 0, 1] = (4, 2)

@@ -18,6 +18,7 @@ from vision.data.augment import normalize, views
 from vision.errors import UserError
 from vision.models.airbench import Airbench, WhiteningConv, halve, partial_identity
 from vision.models.layers.norms import BatchNorm
+from vision.models.layers.streams import Streams
 from vision.objectives.supervised import Supervised
 from vision.training.state import StateSpec
 
@@ -37,7 +38,7 @@ def pair(request):
     depth = DEPTHS[request.param]
     return load(
         request.param,
-        lambda: Airbench((4, 6, 8), depth, 5, momentum=0.6, rngs=nnx.Rngs(0)),
+        lambda: Airbench((4, 6, 8), depth, 5, momentum=0.6, rngs=Streams(0)),
         torch_name,
     )
 
@@ -106,7 +107,7 @@ def test_gradients_and_running_statistics_of_a_training_step(pair):
 def abstract(variant, classes=10, size=32, channels=3, **keys):
     c = default().model
     c.update(name="airbench", variant=variant, **keys)
-    return nnx.eval_shape(lambda: models.build(c, classes, size, channels, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: models.build(c, classes, size, channels, Streams(0)))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_user_errors(variant, keys, message):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_batch_norm_without_scale(groups):
     """Against the formula; an epsilon that cannot be overlooked."""
-    norm = BatchNorm(3, groups=groups, momentum=0.6, epsilon=0.5, use_scale=False, rngs=nnx.Rngs(0))
+    norm = BatchNorm(3, groups=groups, momentum=0.6, epsilon=0.5, use_scale=False, rngs=Streams(0))
     norm.bias[...] = jnp.array([1.0, 0.0, -1.0])
     x = np.random.default_rng(0).normal(2, 3, (groups, 4, 2, 2, 3)).astype(np.float32)
     mean = x.mean((1, 2, 3), keepdims=True)
@@ -214,11 +215,11 @@ def whitened(cifar):
 
     @jax.jit
     def kernel(images):
-        conv = WhiteningConv(3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+        conv = WhiteningConv(3, dtype=jnp.float32, rngs=Streams(0))
         conv.initialize_from_data(images)
         return conv.kernel[...]
 
-    conv = WhiteningConv(3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    conv = WhiteningConv(3, dtype=jnp.float32, rngs=Streams(0))
     conv.kernel[...] = kernel(cifar)
     return conv
 
@@ -244,12 +245,12 @@ def test_the_whitening_is_a_convolution_of_the_patches(cifar, whitened):
     np.testing.assert_allclose(
         np.asarray(whitened(cifar[:2])).reshape(-1, 24), flat @ filters, rtol=1e-4, atol=1e-4
     )
-    before = WhiteningConv(3, dtype=jnp.float32, rngs=nnx.Rngs(0))  # lets the patches through
+    before = WhiteningConv(3, dtype=jnp.float32, rngs=Streams(0))  # lets the patches through
     np.testing.assert_allclose(before(cifar[:2])[..., :3], cifar[:2, :-1, :-1], atol=1e-6)
 
 
 def test_the_trainer_keeps_the_whitening_beside_the_parameters():
-    spec = StateSpec(lambda: Supervised(Airbench((4, 4, 4), 2, 10, momentum=0.6, rngs=nnx.Rngs(0))))
+    spec = StateSpec(lambda: Supervised(Airbench((4, 4, 4), 2, 10, momentum=0.6, rngs=Streams(0))))
     assert spec.adapts_to_data
 
     def initialize(images):
@@ -264,7 +265,7 @@ def test_the_trainer_keeps_the_whitening_beside_the_parameters():
 
 
 def test_whitening_of_equal_images_stays_finite():
-    conv = WhiteningConv(3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    conv = WhiteningConv(3, dtype=jnp.float32, rngs=Streams(0))
     conv.initialize_from_data(jnp.ones((3, 4, 4, 3)))
     assert (
         np.isfinite(conv.kernel[...]).all() and np.abs(conv.kernel[...]).max() <= 1.01 / 5e-4**0.5

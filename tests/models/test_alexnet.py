@@ -9,14 +9,15 @@ from flax import nnx
 from tests.support.architectures import check_reference, load_reference
 from vision.errors import UserError
 from vision.models import alexnet
+from vision.models.layers.streams import Streams
 
 
 def build(variant="mu", classes=5, **keys):
-    return alexnet.build(variant, classes, rngs=nnx.Rngs(0), **keys)
+    return alexnet.build(variant, classes, rngs=Streams(0), **keys)
 
 
 def create(**keys):
-    return alexnet.AlexNet((4, 8, 8, 6, 8), 16, 5, channels=1, rngs=nnx.Rngs(0), **keys)
+    return alexnet.AlexNet((4, 8, 8, 6, 8), 16, 5, channels=1, rngs=Streams(0), **keys)
 
 
 def test_reference():

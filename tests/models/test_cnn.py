@@ -11,6 +11,7 @@ from flax import nnx
 from tests.support.architectures import check_reference, load_reference
 from vision.errors import UserError
 from vision.models import cnn
+from vision.models.layers.streams import Streams
 
 # with 10 classes
 PARAMETERS = {"small": 94_762, "medium": 1_148_874, "large": 7_681_674, "mu": 1_774}
@@ -18,11 +19,11 @@ SAME_NAMES = types.SimpleNamespace(NAMES={"torch": ()}, __name__="cnn")  # as th
 
 
 def build(variant="mu", classes=5, **keys):
-    return cnn.build(variant, classes, rngs=nnx.Rngs(0), **keys)
+    return cnn.build(variant, classes, rngs=Streams(0), **keys)
 
 
 def create(**keys):
-    return cnn.CNN((4, 8, 8), 2, 5, rngs=nnx.Rngs(0), **keys)
+    return cnn.CNN((4, 8, 8), 2, 5, rngs=Streams(0), **keys)
 
 
 def test_reference():

@@ -9,13 +9,14 @@ from flax import nnx
 from tests.support.architectures import check_reference, filled
 from vision.errors import UserError
 from vision.models import convnext
+from vision.models.layers.streams import Streams
 
 # as counted by timm, torchvision
 PARAMETERS = {"T": 28_589_128, "S": 50_223_688, "B": 88_591_464, "L": 197_767_336}
 
 
 def build(variant="mu", classes=5, **keys):
-    return convnext.build(variant, classes, rngs=nnx.Rngs(0), **keys)
+    return convnext.build(variant, classes, rngs=Streams(0), **keys)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def build(variant="mu", classes=5, **keys):
 )
 def test_reference(name, depths):
     """timm's of 37 px, whose maps 2 does not divide; torchvision's with its own names."""
-    check_reference(name, lambda: convnext.ConvNeXt(4, depths, 5, rngs=nnx.Rngs(0)), convnext)
+    check_reference(name, lambda: convnext.ConvNeXt(4, depths, 5, rngs=Streams(0)), convnext)
 
 
 @pytest.mark.parametrize("variant", PARAMETERS)
@@ -77,7 +78,7 @@ def test_training_step():
     """Every parameter has a gradient."""
     images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
     graph, params, rest = nnx.split(
-        filled(lambda: convnext.ConvNeXt(4, (1, 1), 5, rngs=nnx.Rngs(0))), nnx.Param, ...
+        filled(lambda: convnext.ConvNeXt(4, (1, 1), 5, rngs=Streams(0))), nnx.Param, ...
     )
     step = jax.value_and_grad(
         lambda params: jnp.square(nnx.merge(graph, params, rest)(images)).mean()

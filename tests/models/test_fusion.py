@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from vision.errors import UserError
 from vision.models import fusion
@@ -25,7 +24,7 @@ INPUTS = {
 def build(variant="late", **options):
     options = {"text": TEXT, "numbers": NUMBERS, "categories": CATEGORIES} | options
     options = {"image": "cnn:mu", "tower": "transformer:mu-mean", "width": 8} | options
-    return fusion.build(variant, 3, image_size=8, channels=3, rngs=nnx.Rngs(0), **options)
+    return fusion.build(variant, 3, image_size=8, channels=3, rngs=Streams(0), **options)
 
 
 def evaluated(variant="late", **options):

@@ -10,11 +10,12 @@ from tests.support.architectures import check_reference, load_reference
 from tests.support.references import FOLDER
 from vision.errors import UserError
 from vision.models import inception
+from vision.models.layers.streams import Streams
 from vision.models.weights.names import file_name, translate
 
 
 def build(variant="mu", classes=5, **keys):
-    return inception.build(variant, classes, rngs=nnx.Rngs(0), **keys)
+    return inception.build(variant, classes, rngs=Streams(0), **keys)
 
 
 def count(model):

@@ -18,6 +18,7 @@ from vision.models.layers.blocks import Dropout, StochasticDepth
 from vision.models.layers.convolution import ConvNorm
 from vision.models.layers.norms import BatchNorm
 from vision.models.layers.positions import sincos_2d
+from vision.models.layers.streams import Streams
 from vision.models.layers.transformer import Attention
 from vision.support.modules import find, names
 
@@ -50,7 +51,7 @@ def config(name, variant, **keys):
 
 def abstract(c, classes=10, size=32, channels=3):
     """Returns the model with shapes in place of numbers."""
-    return nnx.eval_shape(lambda: models.build(c, classes, size, channels, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: models.build(c, classes, size, channels, Streams(0)))
 
 
 def tiny(name, **keys):
@@ -59,9 +60,9 @@ def tiny(name, **keys):
 
     def make():
         if name == "vit":
-            return vit.build("mu/4", 10, image_size=8, rngs=nnx.Rngs(0), **keys)
+            return vit.build("mu/4", 10, image_size=8, rngs=Streams(0), **keys)
         return resnet.ResNet(
-            (1, 1), 8, 10, bottleneck=False, cifar=True, option_a=True, rngs=nnx.Rngs(0), **keys
+            (1, 1), 8, 10, bottleneck=False, cifar=True, option_a=True, rngs=Streams(0), **keys
         )
 
     model = nnx.eval_shape(make)
@@ -187,14 +188,14 @@ def test_bfloat16_is_near_float32(name, tolerance):
 
 def test_initialization():
     """The scale of each kernel is that of the papers' initializers."""
-    qkv = Attention(32, 2, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0)).qkv.kernel[...]
+    qkv = Attention(32, 2, 0.0, dtype=jnp.float32, rngs=Streams(0)).qkv.kernel[...]
     limit = np.sqrt(6 / (32 + 32))  # Xavier's, of each of the three parts
     assert 0.95 * limit < np.abs(qkv).max() <= limit
-    norm = functools.partial(BatchNorm, rngs=nnx.Rngs(0))
-    kernel = ConvNorm(32, 64, 3, norm=norm, dtype=jnp.float32, rngs=nnx.Rngs(0)).conv.kernel[...]
+    norm = functools.partial(BatchNorm, rngs=Streams(0))
+    kernel = ConvNorm(32, 64, 3, norm=norm, dtype=jnp.float32, rngs=Streams(0)).conv.kernel[...]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.05)
     head, positions = jax.jit(
-        lambda: vit_parts(vit.build("mu/4", 10, image_size=32, rngs=nnx.Rngs(0)))
+        lambda: vit_parts(vit.build("mu/4", 10, image_size=32, rngs=Streams(0)))
     )()
     assert not head.any()
     np.testing.assert_allclose(positions.std(), 0.02, rtol=0.1)
@@ -215,7 +216,7 @@ def vit_parts(model):
 )
 def test_zero_init_residual(variant, options, scale):
     def scales():
-        model = resnet.build(variant, 10, rngs=nnx.Rngs(0), **options)
+        model = resnet.build(variant, 10, rngs=Streams(0), **options)
         return [layer.norm.scale[...] for layer in model.stages[-1][-1].layers]
 
     first, last = jax.jit(scales)()
@@ -233,7 +234,7 @@ def test_sincos_with_a_class_token_leaves_the_token_alone():
 def batch_norms():
     """Returns (groups of 1, groups of 2), equal otherwise, with values that are not the initial
     ones."""
-    norms = [BatchNorm(3, groups=g, rngs=nnx.Rngs(0)) for g in (1, 2)]
+    norms = [BatchNorm(3, groups=g, rngs=Streams(0)) for g in (1, 2)]
     for norm in norms:
         norm.scale[...], norm.bias[...] = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.0, 1.0, -1.0])
         norm.mean[...], norm.var[...] = jnp.array([1.0, -1.0, 0.5]), jnp.array([0.5, 1.0, 2.0])
@@ -284,7 +285,7 @@ def test_batch_norm_groups_must_divide_the_batch(batch_norms):
 def test_stochastic_depth():
     rate = 0.25
     batch = 4096
-    layer = StochasticDepth(rate, rngs=nnx.Rngs(0))
+    layer = StochasticDepth(rate, rngs=Streams(0))
     y = np.array(layer(jnp.ones((batch, 2, 3))))
     assert set(np.unique(y)) == {0, np.float32(1 / (1 - rate))}
     assert (y == y[:, :1, :1]).all()  # a sample is dropped whole
@@ -297,8 +298,8 @@ def test_stochastic_depth():
 
 def test_a_rate_of_zero_is_the_identity_and_keeps_no_state():
     for layer in (
-        StochasticDepth(0.0, rngs=nnx.Rngs(0)),
-        Dropout(0.0, rngs=nnx.Rngs(0)),
+        StochasticDepth(0.0, rngs=Streams(0)),
+        Dropout(0.0, rngs=Streams(0)),
     ):
         np.testing.assert_array_equal(
             layer(jnp.arange(6.0).reshape(2, 3)), np.arange(6.0).reshape(2, 3)
@@ -368,7 +369,7 @@ def test_user_errors(name, variant, keys, message):
 @pytest.mark.parametrize("size", [10, 12])
 def test_images_of_another_size(size):
     with pytest.raises(UserError, match=f"images of 8 px, not {size} x {size}"):
-        nnx.eval_shape(lambda: vit.build("mu/4", 10, image_size=8, rngs=nnx.Rngs(0))(images(size)))
+        nnx.eval_shape(lambda: vit.build("mu/4", 10, image_size=8, rngs=Streams(0))(images(size)))
 
 
 @pytest.mark.parametrize("name", names("vision.models"))

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from tests.support.references import load, to_ours
+from vision.models.layers.streams import Streams
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT, sincos_2d
 
@@ -54,7 +55,7 @@ def pair(request):
     """Returns (model in evaluation mode with the reference's weights, reference)."""
     kept = nnx.Any(nnx.Param, nnx.BatchStat)
     model, reference = load(
-        request.param, lambda: MAKE[request.param](nnx.Rngs(0)), torch_name, kept
+        request.param, lambda: MAKE[request.param](Streams(0)), torch_name, kept
     )
     model.eval()
     return model, reference

@@ -17,6 +17,7 @@ from vision.errors import UserError
 from vision.models import resnet, surgery
 from vision.models.layers.gates import CBAM
 from vision.models.layers.norms import BatchNorm
+from vision.models.layers.streams import Streams
 from vision.models.weights.names import file_name
 
 PARAMETERS = {  # with 1000 classes, as timm counts them; ("mu" is ours)
@@ -43,7 +44,7 @@ SMALL_PARAMETERS = {  # with 10 classes, as PyTorch counts the nets of make_refe
 def abstract(variant, classes=1000, dtype="float32", **keys):
     c = default().model
     c.update(name="resnet", variant=variant, dtype=dtype, **keys)
-    return nnx.eval_shape(lambda: models.build(c, classes, 32, 3, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: models.build(c, classes, 32, 3, Streams(0)))
 
 
 def count(model):
@@ -75,7 +76,7 @@ def images(side=16, batch=4):
 )
 def test_reference(name, depths, width, keys):
     keys = {"cifar": False} | keys
-    check_reference(name, lambda: resnet.ResNet(depths, width, 5, rngs=nnx.Rngs(0), **keys), resnet)
+    check_reference(name, lambda: resnet.ResNet(depths, width, 5, rngs=Streams(0), **keys), resnet)
 
 
 # Sizes
@@ -174,7 +175,7 @@ def test_maps_and_dtypes(variant, keys, maps, dtype):
 
 
 def test_dropout_ends_the_pool():
-    model = resnet.ResNet((1,), 4, 5, bottleneck=False, cifar=True, dropout=0.5, rngs=nnx.Rngs(0))
+    model = resnet.ResNet((1,), 4, 5, bottleneck=False, cifar=True, dropout=0.5, rngs=Streams(0))
     model.train()
     embedding = np.asarray(model.pool(jnp.ones((8, 2, 2, 4))))
     assert set(np.unique(embedding)) == {0, 2}
@@ -198,7 +199,7 @@ def test_gates_change_nothing_at_the_beginning(monkeypatch, cifar):
     def logits(gate):
         keys = {"bottleneck": False, "cifar": cifar, "option_a": cifar, "gate": gate}
         keys["zero_init_residual"] = True
-        model = resnet.ResNet((1, 1), 4, 5, rngs=nnx.Rngs(0), **keys)
+        model = resnet.ResNet((1, 1), 4, 5, rngs=Streams(0), **keys)
         model.eval()
         return jax.jit(lambda x: model(x))(x)
 
@@ -218,7 +219,7 @@ def test_gates_weigh_the_branch_and_not_the_shortcut():
         cifar=True,
         zero_init_residual=False,
         gate="se",
-        rngs=nnx.Rngs(0),
+        rngs=Streams(0),
     )
     model.eval()
     block = model.stages[0][0]
@@ -230,8 +231,8 @@ def test_gates_weigh_the_branch_and_not_the_shortcut():
 
 def test_cbam_is_its_equations():
     """Equations 2 and 3 of arXiv:1807.06521 in NumPy, with the norm in training mode."""
-    norm = functools.partial(BatchNorm, rngs=nnx.Rngs(0))
-    gate = CBAM(6, 2, kernel=3, norm=norm, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    norm = functools.partial(BatchNorm, rngs=Streams(0))
+    gate = CBAM(6, 2, kernel=3, norm=norm, dtype=jnp.float32, rngs=Streams(0))
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 6)).astype(np.float32)
 
     def sigmoid(z):
@@ -253,7 +254,7 @@ def test_cbam_is_its_equations():
 
 def test_a_gradient_step():
     model = nnx.eval_shape(
-        lambda: resnet.build("mu", 5, rngs=nnx.Rngs(0), gate="cbam", remat="blocks")
+        lambda: resnet.build("mu", 5, rngs=Streams(0), gate="cbam", remat="blocks")
     )
     random = np.random.default_rng(0)
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))):

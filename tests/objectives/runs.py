@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from flax import nnx
 
 from tests.conftest import AS_USERS_DO
 from tests.training.test_step import CLASSES
 from vision.config import default
+from vision.models.layers.streams import Streams
 from vision.models.resnet import ResNet
 from vision.training.log import RunLog
 from vision.training.run import run
@@ -109,7 +109,7 @@ def network(seed, dropout=0.0):
         bottleneck=False,
         cifar=True,
         option_a=True,
-        rngs=nnx.Rngs(seed),
+        rngs=Streams(seed),
         dtype=np.dtype("float32"),
         dropout=dropout,
     )

@@ -11,6 +11,7 @@ from tests.objectives.runs import small
 from vision import objectives
 from vision.config import default
 from vision.models.layers.norms import BatchNorm
+from vision.models.layers.streams import Streams
 from vision.training.state import StateSpec
 
 BATCH = 6
@@ -45,9 +46,9 @@ def build(name, classes=CLASSES, **options):
         c.objective.options[key] = value
 
     def create():
-        model = Network(nnx.Rngs(0), classes)
+        model = Network(Streams(0), classes)
         counts = np.ones(classes)
-        return objectives.build(c.objective, model, class_counts=counts, rngs=nnx.Rngs(1))
+        return objectives.build(c.objective, model, class_counts=counts, rngs=Streams(1))
 
     return create(), StateSpec(create)
 

@@ -13,6 +13,7 @@ from tests.training.test_step import SIDE
 from vision import objectives
 from vision.config import default
 from vision.errors import UserError
+from vision.models.layers.streams import Streams
 from vision.models.vit import ViT
 from vision.objectives.consistency import DEFAULTS, MeanTeacher, gaussian_ramp, linear_ramp
 from vision.objectives.thresholds import FixedRule
@@ -50,7 +51,7 @@ def make(model=None, classes=CLASSES, images=UNLABELED, **changes):
     return objectives.define(c).build(
         model or Given(),
         class_counts=np.ones(classes),
-        rngs=nnx.Rngs(0),
+        rngs=Streams(0),
         architectures={},
         sizes={"unlabeled": images},
     )
@@ -156,7 +157,7 @@ def test_the_mean_teacher(float64):
 
 def test_the_teacher_is_the_moving_average():
     """After each update: the early momentum during the ramp-up, then the other one."""
-    model = nnx.Linear(CLASSES, CLASSES, rngs=nnx.Rngs(0))
+    model = nnx.Linear(CLASSES, CLASSES, rngs=Streams(0))
     teacher = MeanTeacher(model, weight=1.0, ramp_up=0.5, momentum=0.9, early_momentum=0.6)
     expected = np.asarray(model.kernel[...])
     for progress, momentum in ((0.0, 0.6), (0.4, 0.6), (0.5, 0.9), (0.9, 0.9)):
@@ -226,7 +227,7 @@ def test_one_pass_or_two_without_batch_norm():
     """A ViT has the same loss and gradient either way."""
     results = []
     for one_pass in (False, True):
-        model = ViT(16, 1, 2, 4, NETWORK_CLASSES, image_size=SIDE, rngs=nnx.Rngs(0))
+        model = ViT(16, 1, 2, 4, NETWORK_CLASSES, image_size=SIDE, rngs=Streams(0))
         objective = make(model, NETWORK_CLASSES, threshold=0.2, one_pass=one_pass)
         traced, params = gradient_of(objective, image_batch())
         results.append(traced.lower().compile()(params))

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import save_file
 
 from tests.models.test_text import published
@@ -27,6 +26,7 @@ from vision.config import default
 from vision.data.tokenizer import TextShape
 from vision.errors import UserError
 from vision.metrics import RECALLS, retrieval
+from vision.models.layers.streams import Streams
 from vision.objectives.contrastive import (
     MEASURES,
     pairwise_sigmoid,
@@ -101,8 +101,8 @@ def build(text=SHAPE, classes=CLASSES, **options):
         c.objective.options[key] = value
 
     def create():
-        model = Network(nnx.Rngs(0), classes)
-        more = {"class_counts": np.ones(classes), "rngs": nnx.Rngs(1), "text": text}
+        model = Network(Streams(0), classes)
+        more = {"class_counts": np.ones(classes), "rngs": Streams(1), "text": text}
         return objectives.build(c.objective, model, **more)
 
     return create(), StateSpec(create)

@@ -18,6 +18,7 @@ from tests.training.test_step import CLASSES, SIDE, config, make
 from vision import cli, main, objectives
 from vision.config import default
 from vision.errors import UserError
+from vision.models.layers.streams import Streams
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
 from vision.training.run import run
@@ -152,8 +153,8 @@ def test_a_start_that_does_not_fit(folder, tmp_path):
 def test_attributes_that_do_not_fit(frozen, players, message):
     class Odd(nnx.Module):
         def __init__(self):
-            self.model = ViT(16, 1, 2, 4, CLASSES, image_size=SIDE, rngs=nnx.Rngs(0))
-            self.other = nnx.Linear(2, 2, rngs=nnx.Rngs(1))
+            self.model = ViT(16, 1, 2, 4, CLASSES, image_size=SIDE, rngs=Streams(0))
+            self.other = nnx.Linear(2, 2, rngs=Streams(1))
 
     Odd.frozen = frozen
     Odd.players = players

@@ -8,6 +8,7 @@ from flax import nnx
 
 from tests.objectives.runs import have_same_bits, network
 from tests.training.test_step import IMAGES, LABELS, config, make
+from vision.models.layers.streams import Streams
 from vision.objectives.distillation import Distillation, hard_loss, soft_loss
 from vision.objectives.embedding_distillation import EmbeddingDistillation
 from vision.objectives.hints import Hint
@@ -148,7 +149,7 @@ def test_hints(side, float64):
     """FitNets, eq. 3, and its gradients; the teacher's map is resized to the student's."""
     ours = RNG.randn(2, 4, 4, 3)
     theirs = RNG.randn(2, side, side, 5)
-    hint = Hint("a", "b", 3, 5, rngs=nnx.Rngs(0))
+    hint = Hint("a", "b", 3, 5, rngs=Streams(0))
     kernel = RNG.randn(3, 5)
     bias = RNG.randn(5)
 
@@ -178,7 +179,7 @@ def test_hints(side, float64):
 def test_a_hint_to_a_vit_is_for_its_patches(float64):
     tokens = RNG.randn(2, 6, 3)  # class, distillation, 2 x 2 patches
     theirs = RNG.randn(2, 2, 2, 3)
-    hint = Hint("a", "b", 3, 3, rngs=nnx.Rngs(0))
+    hint = Hint("a", "b", 3, 3, rngs=Streams(0))
     hint.regressor.kernel.set_value(jnp.eye(3))
     value = hint.loss({"a": jnp.asarray(tokens)}, {"b": jnp.asarray(theirs)})
     expected = np.square(tokens[:, 2:].reshape(2, 2, 2, 3) - theirs).mean() / 2
@@ -189,7 +190,7 @@ def test_embeddings_without_labels(float64):
     """2 - 2 cos; by finite differences, the gradient of the student's embedding and no other."""
     ours = RNG.randn(BATCH, 4)
     theirs = RNG.randn(BATCH, 3)
-    head = nnx.Linear(4, CLASSES, rngs=nnx.Rngs(1))
+    head = nnx.Linear(4, CLASSES, rngs=Streams(1))
     kernel = RNG.randn(4, 3)
 
     def distance(ours):
@@ -199,7 +200,7 @@ def test_embeddings_without_labels(float64):
 
     def loss(embeddings):
         objective = EmbeddingDistillation(
-            Given(head), Given(Same(), theirs), 0, (4, 3), rngs=nnx.Rngs(0)
+            Given(head), Given(Same(), theirs), 0, (4, 3), rngs=Streams(0)
         )
         objective.regressor.kernel.set_value(jnp.asarray(kernel))
         return objective.loss({"image": embeddings[:, None, None], "label": jnp.asarray(ONE_HOT)})
@@ -229,7 +230,7 @@ def test_extreme_logits_are_finite():
 
 
 def hinted(create=network):
-    hint = Hint("stages.0", "stages.1", 4, 8, rngs=nnx.Rngs(2))
+    hint = Hint("stages.0", "stages.1", 4, 8, rngs=Streams(2))
     return Distillation(create(0), create(1, dropout=0.5), hint=hint)
 
 

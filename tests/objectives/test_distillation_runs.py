@@ -10,6 +10,7 @@ from tests.objectives.runs import checkpoint, lines, network, small
 from vision import objectives
 from vision.config import default
 from vision.errors import UserError
+from vision.models.layers.streams import Streams
 from vision.models.vit import ViT
 from vision.models.weights.published import imagenet_classes
 from vision.run.teacher import check_same_classes
@@ -24,7 +25,7 @@ class Headed(nnx.Module):
     """A model that has a head, and nothing else that a hint needs."""
 
     def __init__(self):
-        self.head = nnx.Linear(2, CLASSES, rngs=nnx.Rngs(0))
+        self.head = nnx.Linear(2, CLASSES, rngs=Streams(0))
 
 
 class Teachers(dict):
@@ -44,13 +45,13 @@ def build(name="distillation", model=network, classes=NAMES, **options):
         model(0),
         class_counts=np.ones(CLASSES),
         classes=NAMES,
-        rngs=nnx.Rngs(0),
+        rngs=Streams(0),
         architectures=Teachers(network(1), classes),
     )
 
 
 def distilled_vit(seed):
-    return ViT(16, 1, 2, 4, CLASSES, image_size=8, distilled=True, rngs=nnx.Rngs(seed))
+    return ViT(16, 1, 2, 4, CLASSES, image_size=8, distilled=True, rngs=Streams(seed))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from vision import objectives
 from vision.config import default
 from vision.errors import UserError
 from vision.models.layers.linear import Linear
+from vision.models.layers.streams import Streams
 from vision.objectives.contract import ImageForm
 from vision.objectives.gan import DISCRIMINATOR, GENERATOR, hinge
 from vision.objectives.gan_networks import SpectralNorm, double, grid_of, halve
@@ -45,9 +46,9 @@ def build(form=FORM, dtype=jnp.float32, **options):
         c.objective.options[name] = value
     return objectives.build(
         c.objective,
-        Classifier(nnx.Rngs(0), dtype),
+        Classifier(Streams(0), dtype),
         class_counts=np.ones(CLASSES, int),
-        rngs=nnx.Rngs(1),
+        rngs=Streams(1),
         images=form,
     )
 
@@ -249,8 +250,8 @@ def test_hinge():
 
 
 def test_power_iterations_find_the_largest_singular_value(float64):
-    layer = nnx.Linear(7, 5, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    norm = SpectralNorm(layer, rngs=nnx.Rngs(1))
+    layer = nnx.Linear(7, 5, param_dtype=jnp.float64, rngs=Streams(0))
+    norm = SpectralNorm(layer, rngs=Streams(1))
     x = jnp.ones((1, 7))
     for _ in range(200):
         norm(x)

@@ -16,6 +16,7 @@ from vision.config import default
 from vision.errors import UserError
 from vision.models import vit
 from vision.models.layers.positions import sincos_2d
+from vision.models.layers.streams import Streams
 from vision.models.resnet import ResNet
 from vision.objectives.mae import Decoder, MaskedAutoencoder, standardize, unpatchify
 from vision.run.initial import initial_weights
@@ -42,9 +43,9 @@ def make(visible=VISIBLE, pool="token", normalize=True, dtype="float64"):
     sizes = {"image_size": SIDE, "channels": CHANNELS, "dtype": dtype}
 
     def create():
-        model = vit.ViT(8, 1, 2, PATCH, CLASSES, rngs=nnx.Rngs(0), **sizes, **options)
+        model = vit.ViT(8, 1, 2, PATCH, CLASSES, rngs=Streams(0), **sizes, **options)
         return MaskedAutoencoder(
-            model, visible=visible, normalize_patches=normalize, **DECODER, rngs=nnx.Rngs(1)
+            model, visible=visible, normalize_patches=normalize, **DECODER, rngs=Streams(1)
         )
 
     mae = nnx.eval_shape(create)  # compiles nothing
@@ -297,7 +298,7 @@ def test_fine_tuning_needs_the_same_tokens(pretrained, tmp_path):
 
 
 def plain(patch=2, **options):
-    return vit.build(f"mu/{patch}", 10, image_size=6, channels=1, rngs=nnx.Rngs(0), **options)
+    return vit.build(f"mu/{patch}", 10, image_size=6, channels=1, rngs=Streams(0), **options)
 
 
 def build(create=plain, **options):
@@ -307,14 +308,14 @@ def build(create=plain, **options):
         c.options[name] = value
     counts = np.ones(10)
     return nnx.eval_shape(
-        lambda: objectives.build(c, create(), class_counts=counts, rngs=nnx.Rngs(0))
+        lambda: objectives.build(c, create(), class_counts=counts, rngs=Streams(0))
     )
 
 
 def test_the_published_decoder():
     """Counted by hand for ViT-B/16."""
     make_decoder = functools.partial(Decoder, 768, 512, 8, 16, 14, 768, dtype="float32")
-    decoder = nnx.eval_shape(lambda: make_decoder(remat="none", rngs=nnx.Rngs(0)))
+    decoder = nnx.eval_shape(lambda: make_decoder(remat="none", rngs=Streams(0)))
     block = 4 * 512 * 512 + 4 * 512 + 8 * 512 * 512 + 5 * 512 + 4 * 512
     rest = 768 * 512 + 512 + 512 + 2 * 512 + 512 * 768 + 768
     sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(decoder, nnx.Param))]
@@ -341,7 +342,7 @@ def test_bad_options(options, message):
 
 
 def resnet():
-    return ResNet((1,), 4, 10, bottleneck=False, cifar=True, rngs=nnx.Rngs(0), dtype="float32")
+    return ResNet((1,), 4, 10, bottleneck=False, cifar=True, rngs=Streams(0), dtype="float32")
 
 
 def test_models_whose_patches_cannot_be_left_out():

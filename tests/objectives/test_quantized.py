@@ -21,6 +21,7 @@ from vision.export.onnx import load
 from vision.models import surgery
 from vision.models.layers.convolution import Conv
 from vision.models.layers.linear import Linear
+from vision.models.layers.streams import Streams
 from vision.objectives.quantized import round_activations, round_weights, simulate
 
 RNG = np.random.RandomState(0)
@@ -75,7 +76,7 @@ def test_gradient_passes_through(rounding):
 
 def layers():
     """(layer, shape of its input): all ways in which a CPU computes a layer."""
-    options = {"dtype": jnp.float64, "rngs": nnx.Rngs(0)}
+    options = {"dtype": jnp.float64, "rngs": Streams(0)}
     yield Conv(4, 6, 3, 2, **options), (4, 9, 9, 4)
     yield Conv(4, 4, 3, groups=4, bias=True, **options), (4, 7, 7, 4)
     yield nnx.Conv(4, 8, (1, 1), **options), (4, 7, 7, 4)
@@ -109,7 +110,7 @@ def test_computes_as_onnx_runtime_does(tmp_path, name, bits):
     int8.quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", images, weight_bits=bits)
     expected, _ = load(tmp_path / "int8.onnx")(images)
     model = nnx.Sequential(
-        *(nnx.Linear(*w.shape, use_bias=False, rngs=nnx.Rngs(0)) for w in weights())
+        *(nnx.Linear(*w.shape, use_bias=False, rngs=Streams(0)) for w in weights())
     )
     for layer, kernel in zip(model.layers, weights(), strict=True):
         layer.kernel.set_value(jnp.asarray(kernel))
@@ -125,8 +126,8 @@ def built(name, variant, quantize):
     c.model.name = name
     c.model.variant = variant
     c.objective.quantize = quantize
-    model = models.build(c.model, 10, 32, 3, nnx.Rngs(0))
-    return objectives.build(c.objective, model, class_counts=np.ones(10), rngs=nnx.Rngs(0)).model
+    model = models.build(c.model, 10, 32, 3, Streams(0))
+    return objectives.build(c.objective, model, class_counts=np.ones(10), rngs=Streams(0)).model
 
 
 @pytest.mark.parametrize(("name", "variant"), [("mobilenet", "mu"), ("vit", "mu/8")])
@@ -146,15 +147,15 @@ class Empty(nnx.Module):
 @pytest.mark.parametrize(
     ("model", "name", "message"),
     [
-        (lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0)), "int9", "did you mean 'int"),
+        (lambda: nnx.Linear(2, 2, rngs=Streams(0)), "int9", "did you mean 'int"),
         (Empty, "int8", "needs a model with nnx.Conv or nnx.Linear"),
         (
-            lambda: nnx.Linear(2, 2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+            lambda: nnx.Linear(2, 2, dtype=jnp.bfloat16, rngs=Streams(0)),
             "int8",
             "needs model.dtype=float32",
         ),
         (
-            lambda: surgery.LowRank(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), 1, 1.0, rngs=nnx.Rngs(0)),
+            lambda: surgery.LowRank(nnx.Linear(2, 2, rngs=Streams(0)), 1, 1.0, rngs=Streams(0)),
             "int8",
             "train with lora first",
         ),

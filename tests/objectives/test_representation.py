@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from tests.objectives.ssl import CLASSES, LABELS, Network, arrays, log_softmax, units
+from vision.models.layers.streams import Streams
 from vision.objectives.representation import (
     Head,
     follow,
@@ -31,7 +32,7 @@ def kernels(head):
 
 def test_a_head_with_batch_norm():
     """Dense, BatchNorm, ReLU, dense, BatchNorm: no biases but BatchNorm's in the middle."""
-    head = Head(4, 6, 3, output_norm=True, output_scale=True, rngs=nnx.Rngs(0))
+    head = Head(4, 6, 3, output_norm=True, output_scale=True, rngs=Streams(0))
     head.train()
     first, last = kernels(head)
     expected = normalized(np.maximum(normalized(X @ first), 0) @ last)
@@ -42,7 +43,7 @@ def test_a_head_with_batch_norm():
 
 
 def test_a_head_without_batch_norm():
-    head = Head(4, 6, 3, layers=3, norm=False, rngs=nnx.Rngs(0))
+    head = Head(4, 6, 3, layers=3, norm=False, rngs=Streams(0))
     assert [kernel.shape for kernel in kernels(head)] == [(4, 6), (6, 6), (6, 3)]
     for layer in head.layers:
         layer.bias[...] = jnp.arange(layer.out_features) * 0.1
@@ -51,11 +52,11 @@ def test_a_head_without_batch_norm():
         hidden = np.maximum(hidden, 0) if number else hidden
         hidden = hidden @ kernel + np.arange(kernel.shape[1]) * 0.1
     np.testing.assert_allclose(head(X), hidden, atol=1e-5)
-    assert not arrays(Head(4, 6, 3, norm=False, rngs=nnx.Rngs(0))).keys() & {("norms", 0, "mean")}
+    assert not arrays(Head(4, 6, 3, norm=False, rngs=Streams(0))).keys() & {("norms", 0, "mean")}
 
 
 def test_a_head_of_one_layer():
-    head = Head(4, 6, 3, layers=1, rngs=nnx.Rngs(0))
+    head = Head(4, 6, 3, layers=1, rngs=Streams(0))
     np.testing.assert_allclose(head(X), X @ kernels(head)[0], atol=1e-6)
 
 
@@ -89,8 +90,8 @@ def test_momentum_rises_by_a_cosine():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
 def test_following_is_exact(momentum):
-    slow = Network(nnx.Rngs(0))
-    fast = Network(nnx.Rngs(1))
+    slow = Network(Streams(0))
+    fast = Network(Streams(1))
     fast.norm.mean[...] += 3
     before = arrays(slow)
     follow(slow, fast, momentum)
@@ -100,7 +101,7 @@ def test_following_is_exact(momentum):
 
 
 def test_the_probe_is_a_linear_classifier():
-    model = Network(nnx.Rngs(0))
+    model = Network(Streams(0))
     embeddings = np.random.RandomState(1).randn(len(LABELS), 8).astype(np.float32)
     loss, scalars = online_probe(model, jnp.asarray(embeddings), jnp.asarray(LABELS))
     logits = embeddings @ np.asarray(model.head.kernel[...]) + np.asarray(model.head.bias[...])

@@ -11,6 +11,7 @@ from tests.support.mobile import CLASSES, cut, largest
 from vision import objectives
 from vision.errors import UserError
 from vision.models import mobile_space, surgery
+from vision.models.layers.streams import Streams
 from vision.models.layers.variants import parse, spell
 from vision.objectives.supernet import Supernet
 from vision.training.run import run
@@ -29,7 +30,7 @@ def batch():
 
 def supernet(distill=True, smoothing=0.1):
     options = {"drawn": DRAWN, "distill": distill, "label_smoothing": smoothing}
-    objective = Supernet(largest(SPACE), **options, rngs=nnx.Rngs(0))
+    objective = Supernet(largest(SPACE), **options, rngs=Streams(0))
     objective.train()
     return objective
 
@@ -163,7 +164,7 @@ def test_mistakes(changes, message, tmp_path):
 
 def test_the_space_is_the_models(tmp_path):
     c, _ = settings(tmp_path)
-    model = nnx.eval_shape(lambda: mobile_space.build(c.model.variant, 3, rngs=nnx.Rngs(0)))
-    objective = objectives.build(c.objective, model, rngs=nnx.Rngs(0), class_counts=np.ones(3))
+    model = nnx.eval_shape(lambda: mobile_space.build(c.model.variant, 3, rngs=Streams(0)))
+    objective = objectives.build(c.objective, model, rngs=Streams(0), class_counts=np.ones(3))
     assert objective.model.variant == c.model.variant
     assert [len(traced["w"]) for traced in objective.draw()] == [1, 1, 1]

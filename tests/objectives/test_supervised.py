@@ -11,6 +11,7 @@ from vision import objectives
 from vision.config import default
 from vision.errors import UserError
 from vision.models.layers.heads import CosineHead
+from vision.models.layers.streams import Streams
 from vision.objectives.supervised import (
     Supervised,
     class_weights,
@@ -112,7 +113,7 @@ def test_logit_adjustment(float64):
     """Menon et al., eq. 10; the accuracy is of the logits without it."""
     c = default().objective
     c.logit_adjustment = 1.5
-    objective = objectives.build(c, Given(), class_counts=COUNTS, rngs=nnx.Rngs(0))
+    objective = objectives.build(c, Given(), class_counts=COUNTS, rngs=Streams(0))
     value, scalars = objective.loss({"image": jnp.asarray(LOGITS), "label": jnp.asarray(HARD)})
     shifted = LOGITS + 1.5 * np.log(COUNTS / COUNTS.sum())
     assert float(value) == pytest.approx(
@@ -230,7 +231,7 @@ def test_an_auxiliary_head_learns_beside():
 def cosine_loss(labels, progress=None, **options):
     """The loss on logits that are cosines times 30."""
     model = Given()
-    model.head = CosineHead(3, CLASSES, 30.0, rngs=nnx.Rngs(0))
+    model.head = CosineHead(3, CLASSES, 30.0, rngs=Streams(0))
     batch = {"image": jnp.asarray(30 * np.tanh(LOGITS)), "label": jnp.asarray(labels)}
     if progress is not None:
         batch["progress"] = jnp.float32(progress)
@@ -265,11 +266,11 @@ def test_ldam_needs_a_cosine_head():
     c = default().objective
     c.ldam_margin = 0.5
     with pytest.raises(UserError, match="set model.head=cosine"):
-        objectives.build(c, Given(), class_counts=COUNTS, rngs=nnx.Rngs(0))
+        objectives.build(c, Given(), class_counts=COUNTS, rngs=Streams(0))
 
 
 def test_cosine_head(float64):
-    head = CosineHead(6, CLASSES, 30.0, rngs=nnx.Rngs(0))
+    head = CosineHead(6, CLASSES, 30.0, rngs=Streams(0))
     x = RNG.randn(4, 6)
     kernel = np.asarray(head.kernel[...], np.float64)
     expected = (

@@ -22,6 +22,7 @@ from vision.evaluation import __main__ as evaluation
 from vision.export import __main__ as export
 from vision.inference import from_run, softmax
 from vision.models import surgery
+from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
 from vision.run import classes
 from vision.run.calibration import Calibration, read_calibration, write_calibration
@@ -218,7 +219,7 @@ def fabricate(tiny_run, out, changed, trained=lambda c, model: None):
     config, _ = read_config(out / "config.json")
     config.update_from_flattened_dict(changed)
     write_json(out / "config.json", config.to_dict())
-    rngs = nnx.Rngs(1)
+    rngs = Streams(1)
     model = models.build(config.model, 10, 8, 1, rngs)
     prepare(config.transfer, model, rngs)
     trained(config, model)
@@ -304,7 +305,7 @@ def test_an_auxiliary_head_sums_too():
     c.variant = "v3"
     c.options.auxiliary = True
     c.head_groups = (0, 1, 1, 2)
-    model = nnx.eval_shape(lambda: models.build(c, 3, 299, 3, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: models.build(c, 3, 299, 3, Streams(0)))
     shapes = {name: v.shape[-1] for name, v in surgery.variables(model).items()}
     assert shapes["head.inner.kernel"] == shapes["auxiliary.head.inner.kernel"] == 4
     assert model.auxiliary.head.out_features == model.head.out_features == 3

@@ -7,6 +7,7 @@ from flax import nnx
 from tests.support.architectures import filled
 from vision.models import mobile_space
 from vision.models.layers import elastic
+from vision.models.layers.streams import Streams
 from vision.models.layers.variants import parse, spell
 from vision.models.weights import pretrained
 
@@ -16,7 +17,7 @@ CLASSES = 5
 
 def largest(space=SPACE):
     """Returns the largest network of a space."""
-    model = filled(lambda: mobile_space.build(space, CLASSES, rngs=nnx.Rngs(0)))
+    model = filled(lambda: mobile_space.build(space, CLASSES, rngs=Streams(0)))
     random = np.random.default_rng(1)
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.BatchStat)):
         variable.set_value(jnp.asarray(random.uniform(0.5, 1.5, variable.shape), jnp.float32))
@@ -26,7 +27,7 @@ def largest(space=SPACE):
 def cut(arrays, choice):
     """Returns a network of the space as an ordinary model, with its part of the arrays."""
     variant = spell(choice)
-    model = nnx.eval_shape(lambda: mobile_space.build(variant, CLASSES, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: mobile_space.build(variant, CLASSES, rngs=Streams(0)))
     return pretrained.fill(model, elastic.cut(arrays, pretrained.shapes(model)))
 
 

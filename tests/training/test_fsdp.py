@@ -5,7 +5,6 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from tests.training.test_step import (
     BATCH,
@@ -18,6 +17,7 @@ from tests.training.test_step import (
     make,
 )
 from vision import parallel
+from vision.models.layers.streams import Streams
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
 
@@ -67,5 +67,5 @@ def test_fsdp_moves_parameters_not_activations():
 def wide(dtype):
     """Large enough that what is cut outweighs what is not."""
     return Supervised(
-        ViT(64, 1, 2, 4, CLASSES, image_size=SIDE, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype))
+        ViT(64, 1, 2, 4, CLASSES, image_size=SIDE, rngs=Streams(0), dtype=jnp.dtype(dtype))
     )

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx, traverse_util
+from flax import traverse_util
 
 from vision.config import default
 from vision.errors import UserError
+from vision.models.layers.streams import Streams
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
@@ -51,7 +52,7 @@ def abstract(kind):
         model = functools.partial(ResNet, (1, 1), 4, 3, bottleneck=True, cifar=False)
     else:
         model = functools.partial(ViT, 16, 1, 2, 4, 3, image_size=8, pool=kind, positions="learned")
-    return StateSpec(lambda: Supervised(model(rngs=nnx.Rngs(0)))).abstract_params
+    return StateSpec(lambda: Supervised(model(rngs=Streams(0)))).abstract_params
 
 
 def paths(tree):

@@ -12,6 +12,7 @@ from flax import nnx
 
 from vision import parallel
 from vision.config import default
+from vision.models.layers.streams import Streams
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
@@ -29,7 +30,7 @@ LABELS = RNG.randint(0, CLASSES, (20, BATCH)).astype(np.int32)
 
 
 def tiny(kind, dtype="float64", groups=1, dropout=0.0):
-    common = {"rngs": nnx.Rngs(0), "dtype": jnp.dtype(dtype), "dropout": dropout}
+    common = {"rngs": Streams(0), "dtype": jnp.dtype(dtype), "dropout": dropout}
     if kind == "resnet":
         model = ResNet(
             (1, 1),
@@ -263,8 +264,8 @@ class Following(nnx.Module):
     frozen = ("slow",)
 
     def __init__(self):
-        self.model = nnx.Linear(SIDE * SIDE * 3, CLASSES, rngs=nnx.Rngs(0))
-        self.slow = nnx.Linear(SIDE * SIDE * 3, CLASSES, rngs=nnx.Rngs(1))
+        self.model = nnx.Linear(SIDE * SIDE * 3, CLASSES, rngs=Streams(0))
+        self.slow = nnx.Linear(SIDE * SIDE * 3, CLASSES, rngs=Streams(1))
         self.count = nnx.Variable(jnp.int32(0))
 
     def loss(self, batch):

@@ -14,6 +14,7 @@ from vision import cli, main
 from vision.config import default
 from vision.errors import UserError
 from vision.models import surgery, vit
+from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
 from vision.run.weights import open_run, run_weights
 from vision.training.optimizer import decay_mask, make_optimizer
@@ -27,8 +28,8 @@ def config(**keys):
 
 def learning(c):
     """Names that learn in a ViT of one block, prepared as `c` says."""
-    model = vit.build("mu/4", 10, image_size=8, rngs=nnx.Rngs(0))
-    prepare(c, model, nnx.Rngs(0))
+    model = vit.build("mu/4", 10, image_size=8, rngs=Streams(0))
+    prepare(c, model, Streams(0))
     return {name for name, v in surgery.variables(model).items() if isinstance(v, nnx.Param)}
 
 
@@ -110,7 +111,7 @@ def test_layers_join_one_by_one_with_fresh_moments():
 
 def test_weight_decay_spares_tokens_but_not_a_token_s_classifier():
     model = nnx.eval_shape(
-        lambda: vit.build("mu/4", 10, image_size=8, distilled=True, rngs=nnx.Rngs(0))
+        lambda: vit.build("mu/4", 10, image_size=8, distilled=True, rngs=Streams(0))
     )
     named = {tuple(name.split(".")): v for name, v in surgery.variables(model).items()}
     mask = traverse_util.flatten_dict(decay_mask(traverse_util.unflatten_dict(named)))
@@ -191,7 +192,7 @@ def test_low_rank_run_is_an_ordinary_run_afterwards(tiny_run, tmp_path, monkeypa
     assert {n: v.shape for n, v in surgery.variables(model).items()} == {
         n: v.shape
         for n, v in surgery.variables(
-            vit.build("mu/4", 10, image_size=8, channels=1, rngs=nnx.Rngs(0))
+            vit.build("mu/4", 10, image_size=8, channels=1, rngs=Streams(0))
         ).items()
     }
 

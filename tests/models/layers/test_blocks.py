@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from vision.models.layers.blocks import REMATS
+from vision.models.layers.streams import Streams
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.training.state import StateSpec
@@ -19,7 +19,7 @@ def model(name, depth=1, dtype="float64", dropout=0.2, **keys):
         "dtype": jnp.dtype(dtype),
         "dropout": dropout,
         "stochastic_depth": dropout,
-        "rngs": nnx.Rngs(0),
+        "rngs": Streams(0),
     }
     if name == "vit":
         return ViT(16, depth, 2, 4, 5, image_size=8, **keys)

@@ -8,13 +8,14 @@ from flax import nnx
 
 from vision.errors import UserError
 from vision.models.layers.heads import GroupedHead, check_groups
+from vision.models.layers.streams import Streams
 
 GROUPS = (1, 0, 1, 2, 1, 2)
 SHARES = (1, 1, 0.5, 1, 0.25, 3)
 
 
 def head_and_inputs(shares):
-    inner = nnx.Linear(4, 6, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+    inner = nnx.Linear(4, 6, rngs=Streams(0), param_dtype=jnp.float64)
     return GroupedHead(inner, GROUPS, shares), np.random.RandomState(0).randn(5, 4)
 
 

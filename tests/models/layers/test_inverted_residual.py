@@ -12,6 +12,7 @@ from tests.support.architectures import check_reference, load_reference
 from vision.errors import UserError
 from vision.models import efficientnet, efficientnet_lite, mobilenet
 from vision.models.layers.inverted_residual import TENSORFLOW, nest, round_width
+from vision.models.layers.streams import Streams
 
 PARAMETERS = {  # as counted by timm; those of EfficientNet and MobileNetV3 by torchvision too
     (mobilenet, "large"): 5_483_032,
@@ -35,7 +36,7 @@ MODULES = [mobilenet, efficientnet, efficientnet_lite]
 
 def abstract(module, variant="mu", classes=7, **keys):
     """Returns the model with shapes in place of numbers."""
-    return nnx.eval_shape(lambda: module.build(variant, classes, rngs=nnx.Rngs(0), **keys))
+    return nnx.eval_shape(lambda: module.build(variant, classes, rngs=Streams(0), **keys))
 
 
 def large(module, variant):
@@ -63,7 +64,7 @@ def blocks(model):
     ],
 )
 def test_equals_reference(name, module, options):
-    check_reference(name, lambda: module.build("mu", 7, rngs=nnx.Rngs(0), **options), module)
+    check_reference(name, lambda: module.build("mu", 7, rngs=Streams(0), **options), module)
 
 
 @pytest.mark.parametrize(("module", "variant"), PARAMETERS)
@@ -190,7 +191,7 @@ def test_a_training_step(module, remat):
     name = module.__name__.rpartition(".")[2] + "_timm"
     keys = {"dropout": 0.0, "stochastic_depth": 0.0, "remat": remat}
     model, reference = load_reference(
-        name, lambda: module.build("mu", 7, rngs=nnx.Rngs(0), **keys), module
+        name, lambda: module.build("mu", 7, rngs=Streams(0), **keys), module
     )
     model.train()
     graph, params, rest = nnx.split(model, nnx.Param, ...)

@@ -14,6 +14,7 @@ from vision import models
 from vision.config import default
 from vision.errors import UserError
 from vision.models import convnext, resnet, swin, vit
+from vision.models.layers.streams import Streams
 from vision.models.weights import files, names, pretrained
 from vision.models.weights.sizes import Sizes, read_sizes
 
@@ -27,7 +28,7 @@ def config(name="vit", variant="mu/4", path="", **keys):
 @pytest.fixture(scope="module")
 def ours():
     """Random weights of a small ViT, by our names."""
-    model = nnx.eval_shape(lambda: models.build(config(), 10, 8, 3, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: models.build(config(), 10, 8, 3, Streams(0)))
     random = np.random.default_rng(0)
     return {
         name: random.normal(size=shape).astype(np.float32)
@@ -210,7 +211,7 @@ def test_names_of_transformers_for_other_architectures(module, variant, pairs):
     rewritten = module.REWRITE["transformers"]({name: np.zeros(1) for name in pairs.values()})
     assert set(rewritten) == set(pairs)
     c = config(module.__name__.rpartition(".")[2], variant)
-    model = nnx.eval_shape(lambda: models.build(c, 10, 64, 3, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: models.build(c, 10, 64, 3, Streams(0)))
     expected = {names.file_name(n, module.NAMES["transformers"]) for n in pretrained.shapes(model)}
     assert set(pairs) <= expected
 

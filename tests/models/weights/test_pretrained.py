@@ -13,6 +13,7 @@ from vision import models
 from vision.config import default
 from vision.errors import UserError
 from vision.models import resnet, vit
+from vision.models.layers.streams import Streams
 from vision.models.weights import files, names, pretrained
 from vision.models.weights.published import IMAGENET_MEAN, imagenet_classes
 
@@ -25,7 +26,7 @@ def config(name="vit", variant="mu/4", path="", **keys):
 
 def arrays_of(module, c, classes=10, size=8, channels=3):
     """Random weights of a model under timm's names."""
-    model = nnx.eval_shape(lambda: models.build(c, classes, size, channels, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: models.build(c, classes, size, channels, Streams(0)))
     random = np.random.default_rng(0)
     arrays = {}
     for name, shape in pretrained.shapes(model).items():
@@ -49,7 +50,7 @@ def vit_file(vit_arrays, tmp_path):
 
 def test_a_file_fills_a_model(vit_arrays, vit_file):
     arrays = pretrained.load(config(path=vit_file), 10, 8, 3)
-    model = nnx.eval_shape(lambda: models.build(config(), 10, 8, 3, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: models.build(config(), 10, 8, 3, Streams(0)))
     pretrained.fill(model, arrays)
     qkv = vit_arrays["blocks.0.attn.qkv.weight"]
     np.testing.assert_array_equal(model.blocks[0].attention.qkv.kernel[...], qkv.T)

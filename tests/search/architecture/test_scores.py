@@ -9,6 +9,7 @@ from flax import nnx
 from tests.support.classifiers import classifier
 from vision.models.layers.convolution import ConvNorm
 from vision.models.layers.norms import BatchNorm
+from vision.models.layers.streams import Streams
 from vision.search.architecture.scores import grad_norm, naswot, synflow
 
 RANDOM = np.random.default_rng(0)
@@ -19,7 +20,7 @@ class Linear(nnx.Module):
 
     def __init__(self, widths):
         pairs = zip(widths[:-1], widths[1:], strict=True)
-        rngs = nnx.Rngs(0)
+        rngs = Streams(0)
         self.layers = nnx.List([nnx.Linear(a, b, use_bias=False, rngs=rngs) for a, b in pairs])
 
     def __call__(self, images):
@@ -34,9 +35,9 @@ class Rectified(nnx.Module):
 
     def __init__(self):
         def norm(features, zero_scale=False):
-            return BatchNorm(features, zero_scale=zero_scale, rngs=nnx.Rngs(0))
+            return BatchNorm(features, zero_scale=zero_scale, rngs=Streams(0))
 
-        make = {"norm": norm, "dtype": jnp.float32, "rngs": nnx.Rngs(1)}
+        make = {"norm": norm, "dtype": jnp.float32, "rngs": Streams(1)}
         self.conv = ConvNorm(3, 5, 1, act=jax.nn.hard_swish, **make)
         self.last = ConvNorm(5, 2, 1, **make)  # without an activation, so without a code
 
