@@ -32,7 +32,7 @@ def test_frames_of_videos(tmp_path, capsys, name, option):
             write(tmp_path / "photos" / label / name.format(video, frame), video, frame)
 
     def audit(spec, out):
-        cli.run(main, [f"--data={spec}", f"--out={tmp_path / out}"])
+        cli.run(main, [f"--data={spec}", f"--out={tmp_path / out}", "--embeddings=pixels"])
         return capsys.readouterr().out
 
     spec = f"folder:{tmp_path}/photos"
