@@ -1,12 +1,19 @@
 """The first hour's experiment: it reads commands as they stand, and follows them as a new user."""
 
+import pathlib
+import shutil
+import socket
 import subprocess
+import sys
 
+import cv2
 import pytest
 
 from experiments.first_hour import compare, readme
 from experiments.first_hour.commands import Step, read_steps
 from tests.conftest import REPOSITORY
+from tests.monitoring.conftest import photos as patterns
+from tests.monitoring.conftest import watched as watched  # a fixture
 
 PAGE = """# Tool
 
@@ -92,17 +99,26 @@ def make_photos(folder):
     return folder
 
 
-def test_a_reader_has_nothing_but_the_clone(tmp_path, monkeypatch):
-    """Commands get no PYTHONPATH and an empty home, and what `source` sets once it has come."""
+@pytest.fixture
+def origin(tmp_path, monkeypatch):
+    """A repository of three scripts, which is cloned instead of this one."""
     origin = tmp_path / "origin"
     (origin / "scripts").mkdir(parents=True)
     (origin / "scripts" / "hello").write_text(HELLO)
     (origin / "scripts" / "hello").chmod(0o755)
     (origin / "scripts" / "name").write_text("export NAME=reader\n")
+    own = pathlib.Path(sys.executable).parent
+    activate = f"export PATH={own}:$PATH PYTHONPATH={REPOSITORY}\n"
+    (origin / "scripts" / "activate").write_text(activate)
     git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
         subprocess.run([*git, *words], check=True)
     monkeypatch.setattr(readme, "REPOSITORY", origin)
+    return origin
+
+
+def test_a_reader_has_nothing_but_the_clone(origin, tmp_path, monkeypatch):
+    """Commands get no PYTHONPATH and an empty home, and what `source` sets once it has come."""
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     reader = readme.Reader(tmp_path / "work", make_photos(tmp_path / "photos"), None)
 
@@ -122,6 +138,49 @@ def test_a_reader_has_nothing_but_the_clone(tmp_path, monkeypatch):
     reader.follow(Step("print(1)\n", "a", "ideas/model.py"), "")
     assert (reader.checkout / "ideas" / "model.py").read_text() == "print(1)\n"
     assert len(list((reader.checkout / "photos").glob("*/*.jpg"))) == 32
+
+
+def test_a_stopped_clone_begins_again(origin, tmp_path):
+    left = tmp_path / "work" / ".vision" / "photos" / "cats"
+    left.mkdir(parents=True)
+    reader = readme.Reader(tmp_path / "work", make_photos(tmp_path / "photos"), None)
+    assert len(list((reader.checkout / "photos").glob("*/*.jpg"))) == 32
+    assert (reader.checkout / "scripts" / "hello").is_file() and not left.exists()
+
+
+def test_drift_gets_a_log_of_a_window_of_rows(origin, tmp_path, watched, monkeypatch):
+    """As README has it, with the default window, also where a stopped call has left a log."""
+    for place in ("cats", "dogs"):
+        (tmp_path / "photos" / place).mkdir(parents=True)
+    for number, image in enumerate(patterns(40, 3)):
+        cv2.imwrite(
+            str(tmp_path / "photos" / ("cats", "dogs")[number % 2] / f"{number}.jpg"), image
+        )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(readme, "SERVER", readme.SERVER.replace(":8080", f":{port}"))
+    command = f"{readme.LOGGING} --http-port={port} --grpc-port=0"
+    monkeypatch.setattr(readme, "PREPARATIONS", {"predictions": command})
+    reader = readme.Reader(tmp_path / "work", tmp_path / "photos", None)
+    shutil.copytree(watched[0], reader.checkout / "models" / "pets" / "1")
+    (reader.checkout / "predictions").mkdir()
+    (reader.checkout / "predictions" / "predictions-1.parquet").write_text("half")
+    assert reader.follow(Step("source ./scripts/activate", "a"), "") is None
+    (drift,) = [
+        step
+        for step in read_steps((REPOSITORY / "README.md").read_text())
+        if "monitoring.drift" in step.text
+    ]
+    row = reader.follow(drift, "")
+    log = (tmp_path / "work" / "log").read_text()
+    assert (row["exit_code"], row["ran"]) == (0, ""), log
+    assert "drift in " in log and "1,000 rows" in log
+    assert (reader.checkout / "drift" / "report.html").is_file()
+    # A preparation that fails is that command's failure: the reader goes on with the next.
+    monkeypatch.setattr(readme, "PREPARATIONS", {"runs/gan": "false"})
+    row = reader.follow(Step("python -m vision.synthesize --workdir runs/gan", "a"), "")
+    assert row["exit_code"] == 1 and row["ran"].startswith("false (before python -m vision.synth")
 
 
 def test_all_libraries_get_the_same_split(tmp_path):

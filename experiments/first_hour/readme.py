@@ -50,6 +50,7 @@ NOT_RUN = {
 TIMEOUT = 86_400  # seconds of a command, however busy the machine is
 ANSWERED = 1800  # seconds until a server must answer
 NEW_CLASS = 12  # copies of photos that stand for new ones
+WINDOW = 1000  # rows that vision.monitoring.drift compares by default: a log needs as many
 SERVER = """
 {command} &
 server=$!
@@ -64,6 +65,8 @@ wait $server && exit $answered
 """
 GAN = "python -m vision.main --config configs/gan_folder.py:photos:smoke --workdir runs/gan"
 LOGGING = "python -m vision.serving --models models/ --prediction-log predictions"
+# {what README's commands read and none of them writes: the command that makes it}
+PREPARATIONS = {"runs/gan": GAN, "predictions": LOGGING}
 
 
 def main(argv):
@@ -107,20 +110,24 @@ class Reader:
         self._active = ""
         self._environment = _plain_environment(workdir / "home")
         (workdir / "home").mkdir(parents=True, exist_ok=True)
-        if self.checkout.is_dir():
-            return
-        subprocess.run(
-            ["git", "clone", "--quiet", f"file://{REPOSITORY}", str(self.checkout)], check=True
-        )
-        shutil.copytree(photos, self.checkout / "photos")
+        if not self.checkout.is_dir():
+            self._clone(photos, captions)
+
+    def _clone(self, photos, captions):
+        """Makes the checkout with the photos, or nothing if it is stopped."""
+        hidden = self._workdir / ".vision"
+        shutil.rmtree(hidden, ignore_errors=True)
+        subprocess.run(["git", "clone", "--quiet", f"file://{REPOSITORY}", str(hidden)], check=True)
+        shutil.copytree(photos, hidden / "photos")
         pictures = sorted(photos.glob("*/*.jpg"))
-        shutil.copy(pictures[0], self.checkout / "new.jpg")
-        new_class = self.checkout / "new_photos" / "new"
+        shutil.copy(pictures[0], hidden / "new.jpg")
+        new_class = hidden / "new_photos" / "new"
         new_class.mkdir(parents=True)
         for picture in pictures[:NEW_CLASS]:
             shutil.copy(picture, new_class)
         if captions is not None:
-            shutil.copy(captions, self.checkout / "openclipart.parquet")
+            shutil.copy(captions, hidden / "openclipart.parquet")
+        hidden.rename(self.checkout)
 
     def follow(self, step: Step, only: str) -> dict[str, object] | None:
         """Writes the file or runs the command of a step.
@@ -144,28 +151,40 @@ class Reader:
             reason = "needs --captions"
         if reason:
             return row | {"ran": f"not run: {reason}"}
-        self._prepare(step.text)
-        return row | self._run(step.text)
+        failed = self._prepare(step.text)
+        if failed:
+            return row | failed
+        shown = shortened(step.text)
+        return row | self._run(shown) | {"ran": "" if shown == step.text else shown}
 
-    def _prepare(self, command: str) -> None:
-        """Makes what a command reads and no command of README writes."""
-        for name, preparation in (("runs/gan", GAN), ("predictions", LOGGING)):
-            if name in command and not (self.checkout / name).exists():
-                seen = self._observe(preparation)
-                if seen.exit_code:
-                    raise RunError(f"{preparation}: exit code {seen.exit_code}\n{seen.output}")
+    def _prepare(self, command: str) -> dict[str, object]:
+        """Makes what a command reads and no command of README writes.
+
+        Returns:
+            What is recorded of the preparation if it failed, else {}.
+        """
+        for name, preparation in PREPARATIONS.items():
+            done = self._workdir / "prepared" / name
+            if name not in command or done.exists():
+                continue
+            # What a stopped call has left is not all that the command needs.
+            shutil.rmtree(self.checkout / name, ignore_errors=True)
+            measured = self._run(preparation)
+            if measured["exit_code"]:
+                return measured | {"ran": f"{preparation} (before {command})"}
+            done.parent.mkdir(parents=True, exist_ok=True)
+            done.touch()
+        return {}
 
     def _run(self, command: str) -> dict[str, object]:
-        shown = shortened(command)
-        print("$", shown, flush=True)
+        print("$", command, flush=True)
         load = os.getloadavg()[0]
         before = megabytes(self._workdir)
-        seen = self._observe(shown)
-        (self._workdir / "log").open("a").write(f"$ {shown}\n{seen.output}\n")
+        seen = self._observe(command)
+        (self._workdir / "log").open("a").write(f"$ {command}\n{seen.output}\n")
         if seen.exit_code:
             print(seen.output[-4000:], flush=True)
         return {
-            "ran": "" if shown == command else shown,
             "exit_code": seen.exit_code,
             "seconds": round(seen.seconds, 1),
             "cpu_seconds": round(seen.cpu_seconds, 1),
@@ -181,8 +200,7 @@ class Reader:
     def _observe(self, command):
         text = command
         if "vision.serving" in command:
-            pictures = sorted(self.checkout.glob("photos/*/*.jpg"))
-            shown = " ".join(str(picture) for picture in pictures[::4])
+            shown = " ".join(["photos/*/*.jpg"] * self._rounds(command))
             text = SERVER.format(command=command, most=ANSWERED, photos=shown)
         script = f"{self._active}true\n{text}"
         return observe(
@@ -192,6 +210,12 @@ class Reader:
             cwd=self.checkout,
             env=self._environment,
         )
+
+    def _rounds(self, command):
+        """Returns how often a server gets all photos: a log needs a window of drift."""
+        if "--prediction-log" not in command:
+            return 1
+        return -(-WINDOW // len(list(self.checkout.glob("photos/*/*.jpg"))))
 
     def _commit(self):
         words = ["git", "-C", str(self.checkout), "rev-parse", "--short", "HEAD"]
