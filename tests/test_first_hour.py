@@ -133,6 +133,8 @@ def test_a_reader_has_nothing_but_the_clone(origin, tmp_path, monkeypatch):
         "name=reader path= home=",
     ]
     assert reader.follow(Step("./scripts/missing", "a"), "")["exit_code"] == 127
+    assert reader.has_done(Step("./scripts/hello", "a"))
+    assert not reader.has_done(Step("./scripts/missing", "a"))
     skipped = reader.follow(Step("pip install -e .", "a"), "")
     assert skipped["ran"].startswith("not run: ") and "exit_code" not in skipped
     reader.follow(Step("print(1)\n", "a", "ideas/model.py"), "")

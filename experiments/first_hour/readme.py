@@ -84,8 +84,7 @@ def main(argv):
             raise UserError("give --photos and --workdir, or --table")
         reader = Reader(a.workdir.absolute(), a.photos.absolute(), a.captions)
         for step in read_steps((reader.checkout / "README.md").read_text()):
-            is_done = any((row["command"], row["exit_code"]) == (step.text, "0") for row in read())
-            if is_done and not a.only:
+            if reader.has_done(step) and not a.only:
                 continue
             row = reader.follow(step, a.only)
             if row is not None:
@@ -129,6 +128,11 @@ class Reader:
             shutil.copy(captions, hidden / "openclipart.parquet")
         hidden.rename(self.checkout)
 
+    def has_done(self, step: Step) -> bool:
+        """Returns whether a command has ended well in this clone: another one lacks its results."""
+        file = self._workdir / "done"
+        return file.is_file() and step.text in file.read_text().splitlines()
+
     def follow(self, step: Step, only: str) -> dict[str, object] | None:
         """Writes the file or runs the command of a step.
 
@@ -155,7 +159,11 @@ class Reader:
         if failed:
             return row | failed
         shown = shortened(step.text)
-        return row | self._run(shown) | {"ran": "" if shown == step.text else shown}
+        measured = self._run(shown)
+        if not measured["exit_code"]:
+            with (self._workdir / "done").open("a") as file:
+                print(step.text, file=file)
+        return row | measured | {"ran": "" if shown == step.text else shown}
 
     def _prepare(self, command: str) -> dict[str, object]:
         """Makes what a command reads and no command of README writes.
