@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import json
 import pathlib
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -102,7 +103,7 @@ class Case:
         Returns:
             what the function returned, as JSON keeps it.
         """
-        file = self.folder / "stages" / f"{name}.json"
+        file = self._record(name)
         if not file.is_file():
             print(f"== {name}", flush=True)
             begun = time.monotonic()
@@ -113,6 +114,10 @@ class Case:
         record = json.loads(file.read_text())
         self.minutes[name] = record["minutes"]
         return record["result"]
+
+    def _record(self, name: str) -> pathlib.Path:
+        """Returns the file that says that a stage is finished."""
+        return self.folder / "stages" / f"{name}.json"
 
     def prepare(self) -> dict[str, Any]:
         """Cuts patches, and puts the line-scan pictures together."""
@@ -127,7 +132,7 @@ class Case:
         """Audits the annotated pictures by their pixels: there is no model yet."""
         out = self.folder / "audits" / "pictures"
         source = f"voc:{self.folder / 'voc' / 'neu_det'}"
-        call("vision.audit", f"--data={source}", f"--out={out}", output=out)
+        call("vision.audit", f"--data={source}", f"--out={out}", output=out / "audit.json")
         return _read(out / "audit.json")
 
     def train(self) -> dict[str, Any]:
@@ -153,11 +158,12 @@ class Case:
             self._evaluate(name, BRIEF)
         runs = [str(self.run(name)) for name in ("resnet-cbam", "lite0")]
         out = self.folder / "comparison"
-        call("vision.evaluation.compare", *runs, f"--out={out}", output=out)
+        record = out / "comparison.json"
+        call("vision.evaluation.compare", *runs, f"--out={out}", output=record)
         merged = self.run("lite0-defect")
         classes = f"--merge=defect={','.join(DEFECTS)}"
         flags = [f"--workdir={self.run('lite0')}", f"--out={merged}", classes]
-        call("vision.run.classes", *flags, output=merged)
+        call("vision.run.classes", *flags, output=merged / "result.json")
         wanted = {"evaluation.positive": "defect", "evaluation.recall": 0.99}
         self._evaluate("lite0-defect", BRIEF | wanted)
         names = ("resnet-cbam", "lite0", "lite0-defect")
@@ -167,7 +173,7 @@ class Case:
         """Audits the patches by the embeddings of the model that has learned from them."""
         out = self.folder / "audits" / "patches"
         flags = [f"--data={self.lab}", f"--embeddings={self.run('lite0')}", f"--out={out}"]
-        call("vision.audit", *flags, output=out)
+        call("vision.audit", *flags, output=out / "audit.json")
         return _read(out / "audit.json")
 
     def compress(self) -> dict[str, Any]:
@@ -180,18 +186,16 @@ class Case:
             "objective.name": "distillation",
             "objective.options.teacher": self.run("lite0"),
         }
-        call("vision.compression.prune", *flags, config=config, output=pruned)
+        record = pruned / "pruning.json"
+        call("vision.compression.prune", *flags, config=config, output=record)
         self._train("lite0-pruned", "", {})
         for name in ("lite0", "lite0-pruned"):
-            bundle = self.folder / "bundles" / name
-            small = self.folder / "bundles" / f"{name}-int8"
-            call("vision.export", f"--workdir={self.run(name)}", f"--out={bundle}", output=bundle)
-            flags = [f"--bundle={bundle}", f"--out={small}"]
-            call("vision.compression.quantize", *flags, output=small)
+            self._bundle(name, self.folder / "bundles" / f"{name}-int8")
         out = self.folder / "compression"
         names = ("lite0", "lite0-int8", "lite0-pruned", "lite0-pruned-int8")
         bundles = [str(self.folder / "bundles" / name) for name in names]
-        call("vision.compression.report", *bundles, f"--out={out}", output=out)
+        record = out / "report.json"
+        call("vision.compression.report", *bundles, f"--out={out}", output=record)
         return _read(out / "report.json")
 
     def scan(self) -> dict[str, Any]:
@@ -207,10 +211,8 @@ class Case:
 
     def watch(self) -> dict[str, Any]:
         """Serves the model, changes the light, and goes all the way to a better one."""
-        self._deploy("lite0-pruned", OLD)
-        weights = self.models / MODEL / "traffic.json"
-        if not weights.is_file():
-            write_json(weights, {"weights": {OLD: 100}})
+        self._bundle("lite0-pruned", self.bundle(OLD))
+        self._forget_stopped()
         with serving(self.models, self.log) as url:
             served = self.stage("traffic", lambda: self._ask(url))
             drift = self.stage("drift", self._drift)
@@ -228,6 +230,18 @@ class Case:
             "test": test,
         }
 
+    def _forget_stopped(self) -> None:
+        """Removes what stopped attempts have left of the stages that count requests and answers.
+
+        Their rows in the log, and their labels, would be counted with those of this attempt.
+        """
+        if not self._record("traffic").is_file():
+            shutil.rmtree(self.log, ignore_errors=True)
+        if not self._record("rollout").is_file():
+            for name in ("rollout", "labels"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            write_json(self.models / MODEL / "traffic.json", {"weights": {OLD: 100}})
+
     def _ask(self, url: str) -> dict[str, float]:
         images = {part: truth(self.patches / part) for part in ("before", "later")}
         accuracy = {part: ask(url, MODEL, files) for part, files in images.items()}
@@ -244,7 +258,7 @@ class Case:
     def _collect(self) -> int:
         out = self.folder / "to_label"
         flags = [*self._logged(), f"--out={out}", f"--count={self.size.labels}"]
-        call("vision.monitoring.collect", *flags, output=out)
+        call("vision.monitoring.collect", *flags, output=out / "collection.json")
         table = out / "images.csv"
         fill_in(table, truth(self.patches / "before") | truth(self.patches / "later"))
         call("vision.monitoring.collect", f"--labeled={table}", f"--out={out}")
@@ -274,7 +288,7 @@ class Case:
         return _read(out / "gate.json")
 
     def _roll_out(self, url: str) -> dict[str, Any]:
-        self._deploy("next", NEW)
+        self._bundle("next", self.bundle(NEW))
         out = self.folder / "rollout"
         labels = self.folder / "labels"
         flags = [f"--models={self.models}", f"--model={MODEL}", f"--from={OLD}", f"--to={NEW}"]
@@ -312,11 +326,11 @@ class Case:
         out = workdir / "evaluation" / "metrics.json"
         call("vision.evaluation", f"--workdir={workdir}", config=flags, output=out)
 
-    def _deploy(self, name: str, version: str) -> None:
-        """Makes an INT8 bundle of a run, and puts it where the server looks."""
+    def _bundle(self, name: str, small: pathlib.Path) -> None:
+        """Makes bundles/NAME of a run, and an INT8 bundle of that."""
         bundle = self.folder / "bundles" / name
-        small = self.bundle(version)
-        call("vision.export", f"--workdir={self.run(name)}", f"--out={bundle}", output=bundle)
+        flags = [f"--workdir={self.run(name)}", f"--out={bundle}"]
+        call("vision.export", *flags, output=bundle / MANIFEST)
         flags = [f"--bundle={bundle}", f"--out={small}"]
         call("vision.compression.quantize", *flags, output=small / MANIFEST)
 
