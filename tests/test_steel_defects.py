@@ -3,11 +3,13 @@
 import contextlib
 import json
 import pathlib
+import time
 
 import pytest
 
-from experiments.steel_defects import case
+from experiments.steel_defects import case, minutes, run
 from experiments.steel_defects.case import NEW, OLD, SIZES, Case
+from tests.support.commands import refusal
 
 
 @pytest.fixture
@@ -72,3 +74,38 @@ def test_traffic_is_counted_once(small, monkeypatch):
     assert attempt() == (["log"], {OLD: 100})
     small.stage("rollout", dict)
     assert attempt() == (["log", "rollout", "labels"], {OLD: 50, NEW: 50})
+
+
+def test_minutes_are_those_of_all_attempts(small, monkeypatch):
+    """A stage that is stopped goes on counting; a kill, which ends no block, loses a period."""
+    monkeypatch.setattr(minutes, "PERIOD", 0.01)
+    file = small.folder / "stages" / "audit.time"
+
+    def stopped():
+        time.sleep(0.5)
+        assert minutes.read_minutes(file) > 0.3 / 60  # what a kill would leave now
+        raise Stopped
+
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            small.stage("audit", stopped)
+    assert small.minutes == {}
+    assert small.stage("audit", lambda: time.sleep(0.5)) is None
+    assert small.minutes["audit"] == pytest.approx(minutes.read_minutes(file), abs=0.005)
+    assert minutes.read_minutes(file) > 1.5 / 60
+    # The parts of a finished stage too, of which a later call runs none.
+    small.stage("watch", lambda: small.stage("drift", dict))
+    again = Case(small.tar, small.folder, small.size)
+    assert list(again.minutes) == ["audit", "drift", "watch"]
+
+
+def test_sizes_do_not_mix(small, capsys):
+    small.begin()
+    small.begin()
+    words = (small.tar, f"--workdir={small.folder}")
+    assert "has stages of another size" in refusal(run.main, capsys, *words)
+    (small.folder / "size.json").unlink()
+    small.stage("drift", dict)  # as an earlier version of the script left it
+    assert "has stages of another size" in refusal(run.main, capsys, *words, "--size=smoke")
+    message = refusal(run.main, capsys, *words, "--size=smoke", "--record")
+    assert message.startswith("--record needs --size full, got smoke")

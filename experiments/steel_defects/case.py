@@ -6,7 +6,6 @@ import datetime
 import json
 import pathlib
 import shutil
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,10 @@ from experiments.circle.run import fill_in
 from experiments.circle.traffic import People, ask, serving, wait_for_rows, wait_until_ready
 from experiments.commands import call
 from experiments.steel_defects import lines, patches
+from experiments.steel_defects.minutes import counted, read_minutes
 from experiments.steel_defects.verdicts import judge
 from vision.bundle.directory import MANIFEST
-from vision.errors import RunError
+from vision.errors import RunError, UserError
 from vision.support.files import write_json
 
 MODEL = "steel"
@@ -26,6 +26,17 @@ NEW = "2"
 ALARM = 1  # exit code of --strict
 SETTLED = 3.0  # seconds until the server uses new weights
 DEFECTS = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
+STAGES = (
+    "prepare",
+    "audit",
+    "train",
+    "evaluate",
+    "audit_again",
+    "compress",
+    "scan",
+    "watch",
+)
+SERVICE = ("traffic", "drift", "collect", "learn", "gate", "rollout", "abtest")  # parts of "watch"
 # The stages of an evaluation that the page does not show.
 BRIEF = {"evaluation.corruptions": False, "evaluation.views": False}
 
@@ -70,16 +81,12 @@ class Case:
         tar: neu_det.tar.
         folder: the directory.
         size: how much of everything.
-
-    Attributes:
-        minutes: {stage: minutes}.
     """
 
     def __init__(self, tar: pathlib.Path, folder: pathlib.Path, size: Size):
         self.tar = tar
         self.folder = folder
         self.size = size
-        self.minutes: dict[str, float] = {}
         self.patches = folder / "patches"
         self.models = folder / "models"
         self.log = folder / "log"
@@ -97,6 +104,29 @@ class Case:
         """Returns the directory of a served version."""
         return self.models / MODEL / version
 
+    @property
+    def minutes(self) -> dict[str, float]:
+        """{finished stage: minutes of all attempts}; the service's parts come before the whole."""
+        files = {name: self._record(name) for name in (*STAGES[:-1], *SERVICE, STAGES[-1])}
+        return {name: _read(file)["minutes"] for name, file in files.items() if file.is_file()}
+
+    def begin(self) -> None:
+        """Notes the size in the directory.
+
+        Raises:
+            UserError: what is there was made in another size, or nobody knows in which.
+        """
+        file = self.folder / "size.json"
+        size = dataclasses.asdict(self.size)
+        if not file.is_file() and not (self.folder / "stages").is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(file, size)
+        elif not file.is_file() or _read(file) != size:
+            raise UserError(
+                f"{self.folder} has stages of another size: give another --workdir, or the --size "
+                "that they were made in"
+            )
+
     def stage(self, name: str, function: Callable[[], Any]) -> Any:
         """Runs a stage and notes its minutes; what is finished is read from its record.
 
@@ -106,14 +136,11 @@ class Case:
         file = self._record(name)
         if not file.is_file():
             print(f"== {name}", flush=True)
-            begun = time.monotonic()
-            result = function()
-            minutes = (time.monotonic() - begun) / 60
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {"result": result, "minutes": round(minutes, 2)})
-        record = json.loads(file.read_text())
-        self.minutes[name] = record["minutes"]
-        return record["result"]
+            minutes = file.with_suffix(".time")
+            with counted(minutes):
+                result = function()
+            write_json(file, {"result": result, "minutes": round(read_minutes(minutes), 2)})
+        return _read(file)["result"]
 
     def _record(self, name: str) -> pathlib.Path:
         """Returns the file that says that a stage is finished."""
@@ -136,7 +163,7 @@ class Case:
         return _read(out / "audit.json")
 
     def train(self) -> dict[str, Any]:
-        """Trains the ResNet-50 with CBAM, and EfficientNet-Lite0 from its ImageNet weights."""
+        """Trains a ResNet with CBAM, and EfficientNet-Lite0 from its ImageNet weights."""
         shared = {"data.source": self.lab, "data.image_size": patches.SIDE, "log.progress": False}
         resnet = shared | {
             "data.channels": 1,

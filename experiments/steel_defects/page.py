@@ -24,7 +24,6 @@ TEMPLATE = HERE / "report.html"
 PICTURES = HERE / "pictures"
 SAMPLES = 12  # patches of each class on the sheet
 WIDTH = 1400  # pixels of a picture on the page
-TITLES = {"resnet-cbam": "ResNet-50 with CBAM", "lite0": "EfficientNet-Lite0"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,7 @@ def write(case: Case, results: dict[str, Any]) -> None:
         "date": datetime.date.today().isoformat(),
         "where": where(),
         "minutes": sum(case.minutes[name] for name in results),
-        "summary": summary(results),
+        "summary": summary(case, results),
         "sections": [
             dataclasses.asdict(section)
             | {"pictures": [(_uri(image), caption) for _, image, caption in section.pictures]}
@@ -77,7 +76,8 @@ def record(case: Case, results: dict[str, Any]) -> None:
             lines += ["", f"![{caption}](pictures/{name})"]
         fill(HERE / "README.md", lines, section.name)
     date = datetime.date.today().isoformat()
-    lines = [*(f"- {sentence}" for sentence in summary(results)), "", f"{date}, {where()}."]
+    sentences = [f"- {sentence}" for sentence in summary(case, results)]
+    lines = [*sentences, "", f"{date}, {where()}."]
     fill(HERE / "README.md", lines, "summary")
 
 
@@ -86,7 +86,7 @@ def where() -> str:
     return f"{cores()} cores, {platform.machine()}, no GPU, jax {jax.__version__}, one seed"
 
 
-def summary(results: dict[str, Any]) -> list[str]:
+def summary(case: Case, results: dict[str, Any]) -> list[str]:
     """Returns what came out, a sentence each."""
     lite = results["train"]["lite0"]["accuracy"]
     resnet = results["train"]["resnet-cbam"]["accuracy"]
@@ -95,7 +95,7 @@ def summary(results: dict[str, Any]) -> list[str]:
     new = watch["gate"]["data"]["new"]["accuracy"]
     return [
         f"EfficientNet-Lite0 from ImageNet's weights is right about {_percent(lite)} of the test "
-        f"patches, ResNet-50 with CBAM from random weights about {_percent(resnet)}.",
+        f"patches, {_titles(case)['resnet-cbam']} from random weights about {_percent(resnet)}.",
         f"Of {scan['bad']} line-scan pictures with defects {scan['misses']} are missed, of "
         f"{scan['clean']} without {scan['false_alarms']} are false alarms.",
         f"After a lamp has failed, {_percent(new[0])} of the answers are right; after the "
@@ -110,7 +110,7 @@ def sections(case: Case, results: dict[str, Any]) -> list[Section]:
     """Returns the parts of the page."""
     return [
         _data(case, results),
-        _models(results),
+        _models(case, results),
         _misses(results),
         _costs(results),
         _lines(case, results),
@@ -145,9 +145,18 @@ def _data(case: Case, results: dict[str, Any]) -> Section:
     return Section("data", "The data", text, heads, rows, [sheet], links)
 
 
-def _models(results: dict[str, Any]) -> Section:
+def _titles(case: Case) -> dict[str, str]:
+    """Returns {run: its model in words}."""
+    return {
+        "resnet-cbam": f"ResNet-{case.size.depth} with CBAM",
+        "lite0": "EfficientNet-Lite0",
+    }
+
+
+def _models(case: Case, results: dict[str, Any]) -> Section:
+    titles = _titles(case)
     rows = []
-    for name, title in TITLES.items():
+    for name, title in titles.items():
         metrics = results["evaluate"][name]["metrics"]
         rows.append(
             (
@@ -158,10 +167,10 @@ def _models(results: dict[str, Any]) -> Section:
             )
         )
     text = (
-        "Accuracy on the test patches, seven classes, with 95 % intervals. ResNet-50 has random "
+        "Accuracy on the test patches, seven classes, with 95 % intervals. The ResNet has random "
         "weights here; --config.model.pretrained names published ones where they can be had."
     )
-    links = [(f"runs/{name}/evaluation/report.html", title) for name, title in TITLES.items()]
+    links = [(f"runs/{name}/evaluation/report.html", title) for name, title in titles.items()]
     links.append(("comparison/report.html", "the comparison"))
     heads = ("model", "accuracy", "balanced accuracy", "minutes of training")
     return Section("models", "Two models", text, heads, rows, (), links)
@@ -272,7 +281,10 @@ def _service(results: dict[str, Any]) -> Section:
 
 def _minutes(case: Case) -> Section:
     rows = [(name.replace("_", " "), f"{minutes:.1f}") for name, minutes in case.minutes.items()]
-    text = "What each stage took; those of the service are parts of its last line."
+    text = (
+        "What each stage took, interrupted attempts included; those of the service are parts of "
+        "the last line."
+    )
     return Section("minutes", "Minutes", text, ("stage", "minutes"), rows)
 
 

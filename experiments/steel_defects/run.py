@@ -11,20 +11,10 @@ repeated. Ends with WORKDIR/report.html, on which every number comes from the st
 import argparse
 import pathlib
 
-from experiments.steel_defects.case import SIZES, Case
+from experiments.steel_defects.case import SIZES, STAGES, Case
 from experiments.steel_defects.page import record, write
 from vision import cli
-
-STAGES = (
-    "prepare",
-    "audit",
-    "train",
-    "evaluate",
-    "audit_again",
-    "compress",
-    "scan",
-    "watch",
-)
+from vision.errors import UserError
 
 
 def main(argv: list[str]) -> None:
@@ -36,7 +26,10 @@ def main(argv: list[str]) -> None:
     p.add_argument("--size", choices=sorted(SIZES), default="full")
     p.add_argument("--record", action="store_true", help="write the README's tables")
     a = p.parse_args(argv)
+    if a.record and a.size != "full":
+        raise UserError(f"--record needs --size full, got {a.size}: the README has its numbers")
     case = Case(a.tar, a.workdir, SIZES[a.size])
+    case.begin()
     results = {name: case.stage(name, getattr(case, name)) for name in STAGES}
     write(case, results)
     if a.record:
