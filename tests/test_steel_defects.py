@@ -1,15 +1,22 @@
-"""The inspection case's bookkeeping: what a stopped call leaves. The whole case: tests/slow."""
+"""The inspection case: what a stopped call leaves, and its page however it ends. All of it:
+tests/slow."""
 
 import contextlib
 import json
 import pathlib
 import time
 
+import cv2
+import numpy as np
 import pytest
 
-from experiments.steel_defects import case, minutes, run
+from experiments.steel_defects import case, minutes, page, run
 from experiments.steel_defects.case import NEW, OLD, SIZES, Case
-from tests.support.commands import refusal
+from tests.monitoring.conftest import photos
+from tests.support.commands import exit_code, refusal
+from tests.support.tiny_bundle import write_bundle
+from vision.bundle.directory import open_bundle
+from vision.errors import RunError
 
 
 @pytest.fixture
@@ -109,3 +116,157 @@ def test_sizes_do_not_mix(small, capsys):
     assert "has stages of another size" in refusal(run.main, capsys, *words, "--size=smoke")
     message = refusal(run.main, capsys, *words, "--size=smoke", "--record")
     assert message.startswith("--record needs --size full, got smoke")
+
+
+def share(value):
+    return {"value": value, "low": value - 0.05, "high": value + 0.03}
+
+
+def gate_of(passed):
+    rules = [
+        {"text": "old: loses at most 3 points", "passed": passed},
+        {"text": "new: gains at least 0 points", "passed": True},
+    ]
+    data = {"old": {"accuracy": [0.9, 0.88], "images": 177}}
+    return {"passed": passed, "rules": rules, "data": data | {"new": {"accuracy": [0.5, 0.8]}}}
+
+
+def watch_of(stop=""):
+    """What the service's stage returns; `stop` is where its story ends."""
+    drift = {"alarm": True, "windows": [{"alarm": False}, {"alarm": True}]}
+    results = {"served": {"before": 0.9, "later": 0.5}, "drift": drift, "labeled": 150}
+    results |= {"gate": gate_of(True), "rollout": None, "test": None}
+    if stop == "drift":
+        drift["alarm"] = drift["windows"][1]["alarm"] = False
+        return results | {"labeled": None, "gate": None}
+    if stop == "gate":
+        return results | {"gate": gate_of(False)}
+    rollout = {"status": "done", "weights": {OLD: 0, NEW: 100}, "reason": "", "failed": 0}
+    rollout |= {"answers": {OLD: 700, NEW: 600}}
+    if stop == "rollout":
+        rollout |= {"status": "rolled back", "weights": {OLD: 100, NEW: 0}, "reason": "Slow."}
+        return results | {"rollout": rollout}
+    measure = {"difference": 0.3, "sequence": {"low": -0.1, "high": 0.6}}
+    test = {"verdict": {"decision": "continue"}, "measure": measure}
+    return results | {"rollout": rollout, "test": test}
+
+
+@pytest.fixture
+def results(small):
+    """{stage: what it returned}, with the pictures that the page shows."""
+    for number, label in enumerate(("crazing", "no_defect", "patches")):
+        folder = small.patches / "train" / label
+        folder.mkdir(parents=True)
+        image = np.full((64, 64), 60 * number, np.uint8)
+        cv2.imwrite(str(folder / "a.png"), image)
+    cv2.imwrite(str(small.folder / "map.png"), np.full((40, 160, 3), 90, np.uint8))
+    kinds = ("duplicate", "near_duplicate", "blurred", "blank", "outlier", "wrong_label")
+    audit = {"images": 1770, "counts": dict.fromkeys(kinds, 3), "embeddings": "pretrained"}
+    point = {"miss_rate": share(0.1), "false_alarm_rate": share(0.2)}
+    evaluation = {
+        "metrics": {"accuracy": share(0.9), "balanced_accuracy": share(0.88)},
+        "operating_point": {"wanted_recall": 0.99, "at_argmax": point, "at_threshold": point},
+    }
+    latency = {"p50": 1.5, "speedup": 2.0}
+    model = {"title": "lite0", "accuracy": share(0.9), "bytes": 13_000_000, "macs": 31_000_000}
+    model |= {"latency_1": latency, "latency_32": latency}
+    picture = {"name": "01.png", "defects": 2, "score": 0.9, "is_right": True, "is_judged": True}
+    picture |= {"tiles": 1785, "map": str(small.folder / "map.png")}
+    scan = {"pictures": [picture], "threshold": 0.5, "bad": 1, "clean": 0, "misses": 0}
+    parts = ("train", "val", "test", "before", "later", "tests")
+    trained = {"accuracy": 0.9, "train_seconds": 90.0}
+    return {
+        "prepare": {"patches": dict.fromkeys(parts, 60)},
+        "audit": audit,
+        "train": dict.fromkeys(("resnet-cbam", "lite0"), trained),
+        "evaluate": dict.fromkeys(("resnet-cbam", "lite0", "lite0-defect"), evaluation),
+        "audit_again": audit | {"embeddings": "runs/lite0"},
+        "compress": {"models": [model]},
+        "scan": scan | {"false_alarms": 0, "defects": 2, "seen": 1},
+        "watch": watch_of(),
+    }
+
+
+@pytest.mark.parametrize(
+    "stop,verdict,text",
+    [
+        ("", "The new version got 100 % of the traffic; 0 of 1300", "becomes all of the traffic"),
+        ("drift", "drift gives no alarm: nothing is learned.", "so nothing is learned."),
+        ("gate", "Broken: old: loses at most 3 points.", "the gate does not let it pass."),
+        ("rollout", "The new version was rolled back. Slow.", "a canary is rolled back."),
+    ],
+)
+def test_the_page_tells_how_the_service_ended(small, results, stop, verdict, text):
+    for name, result in (results | {"watch": watch_of(stop)}).items():
+        small.stage(name, lambda result=result: result)
+    page.write(small, results | {"watch": watch_of(stop)})
+    html = (small.folder / "report.html").read_text()
+    assert verdict in html and text in html
+    assert html.count('class="bad"') == bool(stop)
+    assert ("one of the gate&#39;s test patches is 0.6 points" in html) == (stop != "drift")
+
+
+@pytest.mark.parametrize("stop", ["", "drift", "gate", "rollout"])
+def test_the_service_goes_as_far_as_it_can(small, monkeypatch, stop):
+    wanted = watch_of(stop)
+    stages = {"_ask": "served", "_drift": "drift", "_collect": "labeled", "_gate": "gate"}
+    stages |= {"_roll_out": "rollout", "_analyze": "test"}
+    for name, key in stages.items():
+        monkeypatch.setattr(small, name, lambda *_, key=key: wanted[key])
+    monkeypatch.setattr(small, "_learn", dict)
+    assert small._improve("") == wanted
+    assert (
+        list(small.minutes)
+        == {
+            "": ["traffic", "drift", "collect", "learn", "gate", "rollout", "abtest"],
+            "drift": ["traffic", "drift"],
+            "gate": ["traffic", "drift", "collect", "learn", "gate"],
+            "rollout": ["traffic", "drift", "collect", "learn", "gate", "rollout"],
+        }[stop]
+    )
+
+
+def test_a_gate_that_says_no_is_a_result(small):
+    """The images have the old model's answers as labels, so that the new one loses."""
+    resize = {"crop_fraction": 1.0, "interpolation": "bilinear"}
+    random = np.random.default_rng(5)
+    other = [random.normal(size=shape).astype(np.float32) for shape in ((64, 6), (6, 2))]
+    for name, matrices in (("lite0-pruned", None), ("next", other)):
+        model = {"matrices": matrices}
+        write_bundle(small.run(name), ["a", "b"], resize=resize, model=model)
+    images = photos(60, 1)
+    answers = open_bundle(small.run("lite0-pruned")).probabilities_and_embeddings(images)[0]
+    rows = ["path,label,split"]
+    for number, (image, label) in enumerate(zip(images, answers.argmax(1), strict=True)):
+        for part in ("test", "tests"):
+            file = small.patches / part / "ab"[label] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), image)
+        rows.append(f"test/{'ab'[label]}/{number}.png,{'ab'[label]},test")
+    (small.patches / "lab.csv").write_text("\n".join(rows) + "\n")
+    gate = small._gate()
+    assert gate["passed"] is False
+    assert [rule["limit"] for rule in gate["rules"] if rule["kind"] == "max-loss"] == [case.LOSS]
+
+
+def test_a_stage_that_fails_leaves_the_page_of_those_before(small, results, monkeypatch, capsys):
+    """And the same call goes on with it."""
+    for name in ("prepare", "audit", "train"):
+        small.begin()
+        small.stage(name, lambda name=name: results[name])
+
+    def fail(_):
+        raise RunError("the experiment ends here: vision.evaluation exited with code 1")
+
+    monkeypatch.setattr(Case, "evaluate", fail)
+    words = (small.tar, f"--workdir={small.folder}", "--size=smoke")
+    assert exit_code(run.main, *words) == 1
+    html = (small.folder / "report.html").read_text()
+    assert "The stage evaluate has failed: the experiment ends here" in html
+    assert "is right about 90.0 %" in html and '<h2 id="minutes"' in html
+    assert '<h2 id="models"' not in html and '<h2 id="service"' not in html
+    for name in ("evaluate", "audit_again", "compress", "scan", "watch"):
+        monkeypatch.setattr(Case, name, lambda _, name=name: results[name])
+    assert exit_code(run.main, *words) == 0
+    html = (small.folder / "report.html").read_text()
+    assert "The stage" not in html and html.count("<h2 ") == 7

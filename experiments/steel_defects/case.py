@@ -18,24 +18,19 @@ from experiments.steel_defects.minutes import counted, read_minutes
 from experiments.steel_defects.verdicts import judge
 from vision.bundle.directory import MANIFEST
 from vision.errors import RunError, UserError
+from vision.monitoring.rollout.state import DONE, ROLLED_BACK
 from vision.support.files import write_json
 
 MODEL = "steel"
 OLD = "1"
 NEW = "2"
-ALARM = 1  # exit code of --strict
+REFUSED = 1  # exit code of a gate that lets a model not pass, and of a rollout that takes it back
+# Accuracy that the gate lets the next model lose under the old light: of the laboratory's 177 test
+# patches one is 0.6 points, so the default of one point would be decided by two patches.
+LOSS = 0.03
 SETTLED = 3.0  # seconds until the server uses new weights
 DEFECTS = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
-STAGES = (
-    "prepare",
-    "audit",
-    "train",
-    "evaluate",
-    "audit_again",
-    "compress",
-    "scan",
-    "watch",
-)
+STAGES = ("prepare", "audit", "train", "evaluate", "audit_again", "compress", "scan", "watch")
 SERVICE = ("traffic", "drift", "collect", "learn", "gate", "rollout", "abtest")  # parts of "watch"
 # The stages of an evaluation that the page does not show.
 BRIEF = {"evaluation.corruptions": False, "evaluation.views": False}
@@ -237,25 +232,35 @@ class Case:
         return judge(decisions, lines.read_defects(folder))
 
     def watch(self) -> dict[str, Any]:
-        """Serves the model, changes the light, and goes all the way to a better one."""
+        """Serves the model, changes the light, and goes as far as a better one can get.
+
+        Returns:
+            {"served", "drift", "labeled", "gate", "rollout", "test"}, each as its stage returned
+            it; None for what had no reason, because drift gave no alarm, the gate did not let the
+            next model pass, or the rollout took it back.
+        """
         self._bundle("lite0-pruned", self.bundle(OLD))
         self._forget_stopped()
         with serving(self.models, self.log) as url:
-            served = self.stage("traffic", lambda: self._ask(url))
-            drift = self.stage("drift", self._drift)
-            labeled = self.stage("collect", self._collect)
-            self.stage("learn", self._learn)
-            gate = self.stage("gate", self._gate)
-            rollout = self.stage("rollout", lambda: self._roll_out(url))
-            test = self.stage("abtest", self._analyze)
-        return {
-            "served": served,
-            "drift": drift,
-            "labeled": labeled,
-            "gate": gate,
-            "rollout": rollout,
-            "test": test,
-        }
+            return self._improve(url)
+
+    def _improve(self, url: str) -> dict[str, Any]:
+        results: dict[str, Any] = dict.fromkeys(
+            ("served", "drift", "labeled", "gate", "rollout", "test")
+        )
+        results["served"] = self.stage("traffic", lambda: self._ask(url))
+        results["drift"] = self.stage("drift", self._drift)
+        if not results["drift"]["alarm"]:
+            return results
+        results["labeled"] = self.stage("collect", self._collect)
+        self.stage("learn", self._learn)
+        results["gate"] = self.stage("gate", self._gate)
+        if not results["gate"]["passed"]:
+            return results
+        results["rollout"] = self.stage("rollout", lambda: self._roll_out(url))
+        if results["rollout"]["status"] == DONE:
+            results["test"] = self.stage("abtest", self._analyze)
+        return results
 
     def _forget_stopped(self) -> None:
         """Removes what stopped attempts have left of the stages that count requests and answers.
@@ -277,9 +282,7 @@ class Case:
 
     def _drift(self) -> dict[str, Any]:
         out = self.folder / "drift"
-        command = ["vision.monitoring.drift", *self._logged(), f"--out={out}", "--strict"]
-        if call(*command, allowed=(0, ALARM)) != ALARM:
-            raise RunError("no drift was detected: there is nothing to learn")
+        call("vision.monitoring.drift", *self._logged(), f"--out={out}")
         return _read(out / "drift.json")
 
     def _collect(self) -> int:
@@ -311,7 +314,8 @@ class Case:
         out = self.folder / "gate"
         runs = [str(self.run("lite0-pruned")), str(self.run("next"))]
         data = [f"--data=old={self.lab}", f"--data=new=folder:{self.patches / 'tests'}"]
-        call("vision.evaluation.gate", *runs, *data, f"--out={out}")
+        flags = [*data, f"--max-loss=old={LOSS}", f"--out={out}"]
+        call("vision.evaluation.gate", *runs, *flags, allowed=(0, REFUSED))
         return _read(out / "gate.json")
 
     def _roll_out(self, url: str) -> dict[str, Any]:
@@ -326,9 +330,11 @@ class Case:
         flags += ["--guards=errors,p99,accuracy", "--p99=20", "--interval=1", "--settle=3"]
         wait_until_ready(url, MODEL, NEW)
         with People(url, MODEL, truth(self.patches / "tests"), labels) as people:
-            call("vision.monitoring.rollout", *flags)
-        answers = {"answers": people.answered, "failed": len(people.failed)}
-        return _read(out / "rollout.json") | answers
+            call("vision.monitoring.rollout", *flags, allowed=(0, REFUSED))
+        record = _read(out / "rollout.json")
+        if record["status"] not in (DONE, ROLLED_BACK):
+            raise RunError(f"the rollout has stopped: {record['reason'] or record['status']}")
+        return record | {"answers": people.answered, "failed": len(people.failed)}
 
     def _analyze(self) -> dict[str, Any]:
         """Both versions' answers while each had half of the traffic."""
@@ -363,6 +369,9 @@ class Case:
 
 
 def _read(file: pathlib.Path) -> Any:
+    """Returns what a command has written; raises `RunError` if it has not."""
+    if not file.is_file():
+        raise RunError(f"the command above has not written {file}")
     return json.loads(file.read_text())
 
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from experiments.readme import fill
 from experiments.steel_defects import patches
-from experiments.steel_defects.case import Case
+from experiments.steel_defects.case import NEW, Case
 from vision.data.pictures import data_uri
+from vision.monitoring.rollout.state import DONE
 from vision.support.files import replacing, write_json
 from vision.support.page import render
 from vision.support.processes import cores
@@ -48,13 +49,20 @@ class Section:
     links: Sequence[tuple[str, str]] = ()
 
 
-def write(case: Case, results: dict[str, Any]) -> None:
-    """Writes WORKDIR/report.html, and report.json with all numbers."""
+def write(case: Case, results: dict[str, Any], failure: str = "") -> None:
+    """Writes WORKDIR/report.html, and report.json with all numbers.
+
+    Args:
+        case: the case.
+        results: {stage: what it returned} of the stages that are finished.
+        failure: why the others are not, a sentence.
+    """
+    verdicts = [("bad", failure)] if failure else []
     context = {
         "date": datetime.date.today().isoformat(),
         "where": where(),
         "minutes": sum(case.minutes[name] for name in results),
-        "summary": summary(case, results),
+        "summary": [*verdicts, *summary(case, results)],
         "sections": [
             dataclasses.asdict(section)
             | {"pictures": [(_uri(image), caption) for _, image, caption in section.pictures]}
@@ -76,7 +84,7 @@ def record(case: Case, results: dict[str, Any]) -> None:
             lines += ["", f"![{caption}](pictures/{name})"]
         fill(HERE / "README.md", lines, section.name)
     date = datetime.date.today().isoformat()
-    sentences = [f"- {sentence}" for sentence in summary(case, results)]
+    sentences = [f"- {sentence}" for _, sentence in summary(case, results)]
     lines = [*sentences, "", f"{date}, {where()}."]
     fill(HERE / "README.md", lines, "summary")
 
@@ -86,37 +94,64 @@ def where() -> str:
     return f"{cores()} cores, {platform.machine()}, no GPU, jax {jax.__version__}, one seed"
 
 
-def summary(case: Case, results: dict[str, Any]) -> list[str]:
-    """Returns what came out, a sentence each."""
-    lite = results["train"]["lite0"]["accuracy"]
-    resnet = results["train"]["resnet-cbam"]["accuracy"]
-    scan = results["scan"]
-    watch = results["watch"]
-    new = watch["gate"]["data"]["new"]["accuracy"]
-    return [
-        f"EfficientNet-Lite0 from ImageNet's weights is right about {_percent(lite)} of the test "
-        f"patches, {_titles(case)['resnet-cbam']} from random weights about {_percent(resnet)}.",
-        f"Of {scan['bad']} line-scan pictures with defects {scan['misses']} are missed, of "
-        f"{scan['clean']} without {scan['false_alarms']} are false alarms.",
+def summary(case: Case, results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns what came out: ("good" or "bad", a sentence) each."""
+    verdicts = []
+    if "train" in results:
+        lite = results["train"]["lite0"]["accuracy"]
+        resnet = results["train"]["resnet-cbam"]["accuracy"]
+        sentence = (
+            f"EfficientNet-Lite0 from ImageNet's weights is right about {_percent(lite)} of the "
+            f"test patches, {_titles(case)['resnet-cbam']} from random weights about "
+            f"{_percent(resnet)}."
+        )
+        verdicts.append(("good", sentence))
+    if "scan" in results:
+        scan = results["scan"]
+        sentence = (
+            f"Of {scan['bad']} line-scan pictures with defects {scan['misses']} are missed, of "
+            f"{scan['clean']} without {scan['false_alarms']} are false alarms."
+        )
+        verdicts.append(("good", sentence))
+    return verdicts + (_outcome(results["watch"]) if "watch" in results else [])
+
+
+def _outcome(watch: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns how far the service has come, as `summary` does."""
+    gate = watch["gate"]
+    rollout = watch["rollout"]
+    if gate is None:
+        return [("bad", "A lamp has failed, and drift gives no alarm: nothing is learned.")]
+    new = gate["data"]["new"]["accuracy"]
+    learned = (
+        "good",
         f"After a lamp has failed, {_percent(new[0])} of the answers are right; after the "
         f"incremental training {_percent(new[1])}.",
-        f"The new version got {watch['rollout']['weights']['2']:g} % of the traffic; "
-        f"{watch['rollout']['failed']} of {sum(watch['rollout']['answers'].values())} requests "
-        "failed.",
-    ]
+    )
+    if rollout is None:
+        broken = "; ".join(rule["text"] for rule in gate["rules"] if not rule["passed"])
+        return [learned, ("bad", f"The gate does not let the new model pass. Broken: {broken}.")]
+    if rollout["status"] != DONE:
+        return [learned, ("bad", f"The new version was rolled back. {rollout['reason']}")]
+    traffic = (
+        f"The new version got {rollout['weights'][NEW]:g} % of the traffic; {rollout['failed']} of "
+        f"{sum(rollout['answers'].values())} requests failed."
+    )
+    return [learned, ("good", traffic)]
 
 
 def sections(case: Case, results: dict[str, Any]) -> list[Section]:
-    """Returns the parts of the page."""
-    return [
-        _data(case, results),
-        _models(case, results),
-        _misses(results),
-        _costs(results),
-        _lines(case, results),
-        _service(results),
-        _minutes(case),
-    ]
+    """Returns the parts of the page whose stages are finished."""
+    parts = (
+        (_data, ("prepare", "audit", "audit_again")),
+        (_models, ("train", "evaluate")),
+        (_misses, ("evaluate",)),
+        (_costs, ("compress",)),
+        (_lines, ("scan",)),
+        (_service, ("watch",)),
+        (_minutes, ()),
+    )
+    return [make(case, results) for make, needed in parts if set(needed) <= set(results)]
 
 
 def _data(case: Case, results: dict[str, Any]) -> Section:
@@ -176,7 +211,7 @@ def _models(case: Case, results: dict[str, Any]) -> Section:
     return Section("models", "Two models", text, heads, rows, (), links)
 
 
-def _misses(results: dict[str, Any]) -> Section:
+def _misses(_: Case, results: dict[str, Any]) -> Section:
     metrics = results["evaluate"]["lite0-defect"]
     point = metrics["operating_point"]
     rows = []
@@ -195,7 +230,7 @@ def _misses(results: dict[str, Any]) -> Section:
     return Section("misses", "Misses and false alarms", text, heads, rows, (), links)
 
 
-def _costs(results: dict[str, Any]) -> Section:
+def _costs(_: Case, results: dict[str, Any]) -> Section:
     report = results["compress"]
     rows = [
         (
@@ -217,7 +252,7 @@ def _costs(results: dict[str, Any]) -> Section:
     return Section("costs", "Smaller", text, heads, rows, (), links)
 
 
-def _lines(case: Case, results: dict[str, Any]) -> Section:
+def _lines(_: Case, results: dict[str, Any]) -> Section:
     scan = results["scan"]
     rows = [
         (
@@ -246,40 +281,58 @@ def _lines(case: Case, results: dict[str, Any]) -> Section:
     return Section("lines", "A line-scan camera", text, heads, rows, pictures)
 
 
-def _service(results: dict[str, Any]) -> Section:
+def _service(_: Case, results: dict[str, Any]) -> Section:
     watch = results["watch"]
     windows = watch["drift"]["windows"]
-    gate = watch["gate"]["data"]
-    rollout = watch["rollout"]
-    test = watch["test"]
-    measure = test["measure"]
     rows = [
         ("accuracy before the light changes", _percent(watch["served"]["before"])),
         ("after", _percent(watch["served"]["later"])),
         ("windows with an alarm", f"{sum(w['alarm'] for w in windows)} of {len(windows)}"),
+    ]
+    links = [("drift/report.html", "drift")]
+    text = "The pruned 8-bit model is served; the light changes; "
+    gate = watch["gate"]
+    if gate is None:
+        text += "drift gives no alarm, so nothing is learned."
+        return Section("service", "The service", text, ("measure", "value"), rows, (), links)
+    text += "drift alarms; a person labels; the model learns on; "
+    rows += [
         ("patches that people label", str(watch["labeled"])),
-        ("new model, changed light", _change(gate["new"]["accuracy"])),
-        ("new model, old light", _change(gate["old"]["accuracy"])),
-        ("A/B test at half of the traffic", f"{test['verdict']['decision']}, {_effect(measure)}"),
-        ("traffic of the new version", f"{rollout['weights']['2']:g} %"),
-        ("failed requests", f"{rollout['failed']} of {sum(rollout['answers'].values())}"),
+        ("new model, changed light", _change(gate["data"]["new"]["accuracy"])),
+        ("new model, old light", _change(gate["data"]["old"]["accuracy"])),
+        *(
+            (f"gate, {rule['text']}", "kept" if rule["passed"] else "broken")
+            for rule in gate["rules"]
+        ),
     ]
-    text = (
-        "The pruned 8-bit model is served; the light changes; drift alarms; a person labels; the "
-        "model learns on; the gate lets it pass; a canary becomes all of the traffic."
-    )
-    links = [
-        (f"{name}/report.html", title)
-        for name, title in (
-            ("drift", "drift"),
-            ("rollout", "the rollout"),
-            ("abtest", "the A/B test"),
-        )
-    ]
+    rollout = watch["rollout"]
+    if rollout is None:
+        text += "the gate does not let it pass."
+    else:
+        end = "becomes all of the traffic" if rollout["status"] == DONE else "is rolled back"
+        text += f"the gate lets it pass; a canary {end}."
+        rows += _traffic(rollout, watch["test"])
+        links.append(("rollout/report.html", "the rollout"))
+    if watch["test"] is not None:
+        links.append(("abtest/report.html", "the A/B test"))
+    patch = 100 / gate["data"]["old"]["images"]
+    text += f" Under the old light, one of the gate's test patches is {patch:.1f} points."
     return Section("service", "The service", text, ("measure", "value"), rows, (), links)
 
 
-def _minutes(case: Case) -> Section:
+def _traffic(rollout: dict[str, Any], test: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Returns the rows of a rollout and, if it had half of the traffic, of the A/B test."""
+    rows = [
+        ("traffic of the new version", f"{rollout['weights'][NEW]:g} %"),
+        ("failed requests", f"{rollout['failed']} of {sum(rollout['answers'].values())}"),
+    ]
+    if test is None:
+        return rows
+    verdict = f"{test['verdict']['decision']}, {_effect(test['measure'])}"
+    return [("A/B test at half of the traffic", verdict), *rows]
+
+
+def _minutes(case: Case, _: dict[str, Any]) -> Section:
     rows = [(name.replace("_", " "), f"{minutes:.1f}") for name, minutes in case.minutes.items()]
     text = (
         "What each stage took, interrupted attempts included; those of the service are parts of "

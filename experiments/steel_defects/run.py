@@ -5,11 +5,13 @@
     python -m experiments.steel_defects.run neu_det.tar --size smoke --workdir runs/smoke
 
 Each stage is the command that a user would give, and is printed as such; a finished one is not
-repeated. Ends with WORKDIR/report.html, on which every number comes from the stages' own files.
+repeated. Ends with WORKDIR/report.html, on which every number comes from the stages' own files; if
+a stage fails, the page has those before it, and the same call goes on with that stage.
 """
 
 import argparse
 import pathlib
+from typing import Any
 
 from experiments.steel_defects.case import SIZES, STAGES, Case
 from experiments.steel_defects.page import record, write
@@ -30,7 +32,14 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--record needs --size full, got {a.size}: the README has its numbers")
     case = Case(a.tar, a.workdir, SIZES[a.size])
     case.begin()
-    results = {name: case.stage(name, getattr(case, name)) for name in STAGES}
+    results: dict[str, Any] = {}
+    for name in STAGES:
+        try:
+            results[name] = case.stage(name, getattr(case, name))
+        except Exception as error:
+            if results:
+                write(case, results, f"The stage {name} has failed: {error}")
+            raise
     write(case, results)
     if a.record:
         record(case, results)
