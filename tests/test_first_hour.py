@@ -81,6 +81,10 @@ def test_every_command_of_readme_is_read():
             "--trials 2",
         ),
         (
+        (
+            "python -m vision.main --config configs/incremental.py:runs/pets:new_photos",
+            "python -m vision.main --config configs/incremental.py:runs/pets:new_photos",
+        ),
             "python -m vision.main --config configs/digits.py",
             "python -m vision.main --config configs/digits.py",
         ),

@@ -38,8 +38,9 @@ COLUMNS = (
     *("section", "command", "ran", "exit_code", "seconds", "cpu_seconds", "longest_gap"),
     *("before_gap", "disk_mb", "load", "device", "date", "commit"),
 )
-# Besides ./scripts/train, which names no config.
-FULL = ("train photos", "my_idea", "configs/digits.py")
+# Besides ./scripts/train, which names no config. configs/incremental.py needs the image size of the
+# run that it continues, which `:smoke` would change.
+FULL = ("train photos", "my_idea", "configs/digits.py", "configs/incremental.py")
 NOT_RUN = {
     "pip install": "the packages of ./scripts/setup dev in another environment",
     "fixmatch_fashion_mnist": "downloads Fashion-MNIST",
