@@ -30,6 +30,7 @@ from experiments.measured import COLUMNS, MEASURES, RESULTS, measured
 from experiments.process import run_module
 from experiments.readme import fill
 from experiments.row import HERE, Place, Row
+from experiments.seeds import read_seeds
 from vision import cli
 from vision.errors import UserError
 from vision.support.files import replacing
@@ -55,7 +56,8 @@ def main(argv):
     )
     p.add_argument("experiment", help="a folder beside this file")
     p.add_argument("--only", default="", help="rows whose name contains this")
-    p.add_argument("--seeds", default="", help="such as 0,1,2; default: as many as each row asks")
+    seeds = "such as 0,1,2; default: as many as each row asks"
+    p.add_argument("--seeds", type=read_seeds, default="", help=seeds)
     p.add_argument("--data", default="", help="source of the images; default: the experiment's")
     p.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs"))
     p.add_argument("--large", action="store_true", help="also rows that take a GPU or days")
@@ -72,7 +74,7 @@ def main(argv):
     place = Place(a.experiment, a.workdir, a.data or module.DATA)
     chosen = _chosen(module.ROWS, a)
     if a.keep:
-        for row, seed in _runs(chosen, a.seeds or "0"):
+        for row, seed in _runs(chosen, a.seeds or [0]):
             keep(row, seed, place)
         return
     runs = [] if a.table else _runs(chosen, a.seeds)
@@ -106,11 +108,10 @@ def _chosen(rows: Iterable[Row], a: argparse.Namespace) -> list[Row]:
     return chosen
 
 
-def _runs(rows: Iterable[Row], seeds: str) -> list[tuple[Row, int]]:
+def _runs(rows: Iterable[Row], seeds: list[int]) -> list[tuple[Row, int]]:
     """Returns (row, seed) in an order in which the whole table has one seed early."""
     rows = list(rows)
-    every = range(max(row.seeds for row in rows))
-    numbers = [int(seed) for seed in seeds.split(",")] if seeds else every
+    numbers = seeds or range(max(row.seeds for row in rows))
     wanted = ((row, seed) for seed in numbers for row in rows)
     return [(row, seed) for row, seed in wanted if seeds or seed < row.seeds]
 

@@ -14,6 +14,7 @@ from experiments.first_hour.commands import Step, read_steps
 from tests.conftest import REPOSITORY
 from tests.monitoring.conftest import photos as patterns
 from tests.monitoring.conftest import watched as watched  # a fixture
+from tests.support.commands import refusal
 
 PAGE = """# Tool
 
@@ -81,10 +82,10 @@ def test_every_command_of_readme_is_read():
             "--trials 2",
         ),
         (
-        (
             "python -m vision.main --config configs/incremental.py:runs/pets:new_photos",
             "python -m vision.main --config configs/incremental.py:runs/pets:new_photos",
         ),
+        (
             "python -m vision.main --config configs/digits.py",
             "python -m vision.main --config configs/digits.py",
         ),
@@ -207,3 +208,47 @@ def test_all_libraries_get_the_same_split(tmp_path):
     other = compare.divide(photos, tmp_path / "other", 1)
     assert again == names["test"]
     assert {path.relative_to(other / "test") for path in other.glob("test/*/*")} != again
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder for the results, with photos, and an environment in a path with a blank."""
+    monkeypatch.setattr(compare, "HERE", tmp_path)
+    monkeypatch.setattr(compare, "RESULTS", tmp_path / "compare.csv")
+    monkeypatch.setattr(compare, "ENVIRONMENTS", tmp_path / "environments.csv")
+    (tmp_path / "README.md").write_text("<!-- compare -->\n<!-- end -->\n")
+    python = tmp_path / "an env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    make_photos(tmp_path / "photos")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (("--vision={env}",), "give --photos FOLDER"),
+        (("--vision={env}", "--photos={env}"), "--photos {env} has no CLASS/*.jpg"),
+        (("--vision={env}", "--photos={photos}", "--seeds=a"), "--seeds must be numbers such as"),
+        (("--vision={photos}", "--photos={photos}"), "--vision: there is no {photos}/bin/python"),
+        (("--ultralytics={env}", "--photos={photos}"), "there is no {env}/bin/yolo"),
+        (("--fastai={env}", "--photos={photos}"), "give --weights FILE"),
+        (
+            ("--timm={env}", "--photos={photos}", "--weights={env}/bin/python"),
+            "give --timm-scripts FOLDER with timm's train.py and validate.py, got None",
+        ),
+        (("--timm={env}", "--seeds="), "{env}/bin/python has no package timm"),
+    ],
+)
+def test_what_a_row_needs_is_checked_before_any_runs(place, capsys, flags, message):
+    names = {"env": place / "an env", "photos": place / "photos"}
+    words = [flag.format(**names) for flag in flags]
+    assert message.format(**names) in refusal(compare.main, capsys, *words)
+    assert not compare.RESULTS.exists() and not compare.ENVIRONMENTS.exists()
+
+
+def test_readme_needs_photos(tmp_path, capsys):
+    argv = (f"--photos={tmp_path}", f"--workdir={tmp_path / 'work'}")
+    assert "has no CLASS/*.jpg" in refusal(readme.main, capsys, *argv)
+    assert not (tmp_path / "work").exists()

@@ -23,14 +23,17 @@ import shlex
 import shutil
 import statistics
 import subprocess
+from collections.abc import Sequence
 
 import numpy as np
 
 from experiments.first_hour.machine import megabytes, processor
+from experiments.first_hour.photos import read_photos
 from experiments.first_hour.silence import observe
 from experiments.readme import fill
+from experiments.seeds import read_seeds
 from vision import cli
-from vision.errors import RunError
+from vision.errors import RunError, UserError
 from vision.support.files import replacing
 
 HERE = pathlib.Path(__file__).parent
@@ -101,20 +104,48 @@ def main(argv):
         p.add_argument(f"--{name}", type=pathlib.Path, help=f"environment with {name}")
     p.add_argument("--timm-scripts", type=pathlib.Path, help="folder of train.py, validate.py")
     p.add_argument("--weights", type=pathlib.Path, help="of timm's tf_efficientnet_lite0")
-    p.add_argument("--seeds", default="0,1,2", help="'' only measures the environments")
+    empty = "'' only measures the environments"
+    p.add_argument("--seeds", type=read_seeds, default="0,1,2", help=empty)
     p.add_argument("--only", default="", help="rows with this in their name")
     p.add_argument("--table", action="store_true", help="fill the table, run nothing")
     a = p.parse_args(argv)
     given = [rival for rival in RIVALS if getattr(a, rival.environment) is not None]
+    check(given, a)
     for rival in given:
         write(ENVIRONMENTS, size(rival, getattr(a, rival.environment)))
-    for seed in map(int, filter(None, a.seeds.split(",") if given else ())):
+    for seed in a.seeds if given else ():
         data = divide(a.photos, a.workdir.absolute() / f"data{seed}", seed)
         for rival in given:
             measured = [row["row"] for row in read(RESULTS) if row["seed"] == str(seed)]
             if a.only in rival.name and rival.name not in measured:
                 write(RESULTS, measure(rival, data, seed, a))
     write_table()
+
+
+def check(rivals: Sequence[Rival], a: argparse.Namespace) -> None:
+    """Raises `UserError` if something is missing that the rows need, before any of them runs."""
+    for rival in rivals:
+        for name in ("python", *(command.split()[0] for command in rival.commands)):
+            program = getattr(a, rival.environment) / "bin" / name
+            if not program.is_file():
+                raise UserError(
+                    f"--{rival.environment}: there is no {program}: give an environment in which "
+                    f"{rival.package} is installed"
+                )
+    if not (rivals and a.seeds):
+        return
+    if a.photos is None:
+        raise UserError("give --photos FOLDER, or --seeds '' to measure the environments only")
+    read_photos(a.photos)
+    run = [rival for rival in rivals if a.only in rival.name]
+    texts = " ".join(command for rival in run for command in rival.commands)
+    if "{weights}" in texts and not (a.weights and a.weights.is_file()):
+        raise UserError(f"give --weights FILE, which timm_weights.py makes, got {a.weights}")
+    scripts = (a.timm_scripts and a.timm_scripts / name for name in ("train.py", "validate.py"))
+    if "{scripts}" in texts and not all(script and script.is_file() for script in scripts):
+        raise UserError(
+            f"give --timm-scripts FOLDER with timm's train.py and validate.py, got {a.timm_scripts}"
+        )
 
 
 def divide(photos: pathlib.Path, folder: pathlib.Path, seed: int) -> pathlib.Path:
@@ -189,9 +220,15 @@ def measure(rival, data, seed, a) -> dict[str, object]:
 
 
 def version(python: pathlib.Path, package: str) -> str:
-    """Returns the version of a package in an environment."""
+    """Returns the version of a package in an environment.
+
+    Raises:
+        UserError: it is not installed there.
+    """
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
-    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{python} has no package {package}: install it there")
     return done.stdout.strip()
 
 

@@ -25,6 +25,7 @@ import sys
 
 from experiments.first_hour.commands import Step, read_steps
 from experiments.first_hour.machine import megabytes, processor
+from experiments.first_hour.photos import read_photos
 from experiments.first_hour.silence import observe
 from experiments.readme import fill
 from vision import cli
@@ -83,6 +84,7 @@ def main(argv):
     if not a.table:
         if a.photos is None or a.workdir is None:
             raise UserError("give --photos and --workdir, or --table")
+        read_photos(a.photos)
         reader = Reader(a.workdir.absolute(), a.photos.absolute(), a.captions)
         for step in read_steps((reader.checkout / "README.md").read_text()):
             if reader.has_done(step) and not a.only:
@@ -119,7 +121,7 @@ class Reader:
         shutil.rmtree(hidden, ignore_errors=True)
         subprocess.run(["git", "clone", "--quiet", f"file://{REPOSITORY}", str(hidden)], check=True)
         shutil.copytree(photos, hidden / "photos")
-        pictures = sorted(photos.glob("*/*.jpg"))
+        pictures = read_photos(photos)
         shutil.copy(pictures[0], hidden / "new.jpg")
         new_class = hidden / "new_photos" / "new"
         new_class.mkdir(parents=True)
