@@ -14,7 +14,7 @@ from experiments.first_hour.commands import Step, read_steps
 from tests.conftest import REPOSITORY
 from tests.monitoring.conftest import photos as patterns
 from tests.monitoring.conftest import watched as watched  # a fixture
-from tests.support.commands import refusal
+from tests.support.commands import outcome, refusal
 
 PAGE = """# Tool
 
@@ -210,6 +210,22 @@ def test_all_libraries_get_the_same_split(tmp_path):
     assert {path.relative_to(other / "test") for path in other.glob("test/*/*")} != again
 
 
+def test_a_split_that_was_stopped_is_made_again(tmp_path):
+    photos = make_photos(tmp_path / "photos")
+    left = tmp_path / ".data0" / "train" / "cats"
+    left.mkdir(parents=True)
+    (left / "99.jpg").touch()
+    data = compare.divide(photos, tmp_path / "data0", 0)
+    assert len(list(data.glob("*/*/*.jpg"))) == 32 and not (tmp_path / ".data0").exists()
+
+
+# Trains into a new directory if the first one is there, as Ultralytics does, and tests the first.
+TRAIN = """python -c "import pathlib, sys; run = pathlib.Path(sys.argv[1])
+while run.exists(): run = run.with_name(run.name + '2')
+run.mkdir(); (run / 'accuracy').write_text('0.75')" {run}"""
+TEST = """python -c "import sys; print('accuracy', open(sys.argv[1] + '/accuracy').read())" {run}"""
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder for the results, with photos, and an environment in a path with a blank."""
@@ -223,6 +239,27 @@ def place(tmp_path, monkeypatch):
     python.chmod(0o755)
     make_photos(tmp_path / "photos")
     return tmp_path
+
+
+def test_a_row_that_fails_costs_no_other_row(place, monkeypatch, capsys):
+    """And one that was stopped is measured as if it had not been."""
+    good = compare.Rival("good", "timm", "pytest", "random", (TRAIN, TEST), r"accuracy ([\d.]+)")
+    bad = compare.Rival("bad", "vision", "pytest", "random", ("python -c exit(3)",), "")
+    monkeypatch.setattr(compare, "RIVALS", (bad, good))
+    left = place / "a run" / "good0"
+    left.mkdir(parents=True)
+    (left / "accuracy").write_text("0.25")
+    env = place / "an env"
+    argv = (f"--photos={place / 'photos'}", f"--workdir={place / 'a run'}", f"--timm={env}")
+    code, _, err = outcome(compare.main, capsys, *argv, f"--vision={env}", "--seeds=0,1")
+    assert code == 1 and err.count("exit code 3") == 2 and "Traceback" not in err
+    rows = compare.read(compare.RESULTS)
+    assert [(row["row"], row["seed"], row["accuracy"]) for row in rows] == [
+        ("good", "0", "0.75"),
+        ("good", "1", "0.75"),
+    ]
+    table = (place / "README.md").read_text()
+    assert "75.0 ± 0.0 % | 2 |" in table and "| not run |" in table
 
 
 @pytest.mark.parametrize(

@@ -113,13 +113,20 @@ def main(argv):
     check(given, a)
     for rival in given:
         write(ENVIRONMENTS, size(rival, getattr(a, rival.environment)))
+    failures = []
     for seed in a.seeds if given else ():
         data = divide(a.photos, a.workdir.absolute() / f"data{seed}", seed)
         for rival in given:
             measured = [row["row"] for row in read(RESULTS) if row["seed"] == str(seed)]
             if a.only in rival.name and rival.name not in measured:
-                write(RESULTS, measure(rival, data, seed, a))
+                try:
+                    write(RESULTS, measure(rival, data, seed, a))
+                except RunError as error:  # the other rows and the table are worth their hours
+                    failures.append(f"{rival.name}, seed {seed}: {error}")
+                    print(failures[-1], flush=True)
     write_table()
+    if failures:
+        raise RunError("\n".join(failures))
 
 
 def check(rivals: Sequence[Rival], a: argparse.Namespace) -> None:
@@ -152,16 +159,19 @@ def divide(photos: pathlib.Path, folder: pathlib.Path, seed: int) -> pathlib.Pat
     """Copies photos into FOLDER/{train,val,test}/CLASS, unless it exists; returns the folder."""
     if folder.is_dir():
         return folder
+    hidden = folder.with_name(f".{folder.name}")
+    shutil.rmtree(hidden, ignore_errors=True)  # of a stopped call
     random = np.random.default_rng(seed)
     for place in sorted(path for path in photos.iterdir() if path.is_dir()):
         files = sorted(place.glob("*.jpg"))
         ends = np.round(np.cumsum(list(SHARES.values())) * len(files)).astype(int)
         parts = np.split(random.permutation(len(files)), ends[:-1])
         for split, rows in zip(SHARES, parts, strict=True):
-            target = folder / split / place.name
+            target = hidden / split / place.name
             target.mkdir(parents=True)
             for row in rows:
                 shutil.copy(files[row], target)
+    hidden.rename(folder)
     return folder
 
 
@@ -182,6 +192,8 @@ def measure(rival, data, seed, a) -> dict[str, object]:
         RunError: a command failed, or the last one has not said how good the model is.
     """
     run = a.workdir.absolute() / f"{rival.name}{seed}"
+    # What a stopped call has left would be continued, or tested instead of this training.
+    shutil.rmtree(run, ignore_errors=True)
     own = getattr(a, rival.environment).absolute() / "bin"
     values = {"data": data, "seed": seed, "run": run, "weights": a.weights, "scripts": ""}
     if a.timm_scripts is not None:
@@ -193,7 +205,7 @@ def measure(rival, data, seed, a) -> dict[str, object]:
     cpu = 0.0
     output = ""
     for command in rival.commands:
-        text = command.format(**values)
+        text = command.format(**{name: shlex.quote(str(value)) for name, value in values.items()})
         print("$", text, flush=True)
         seen = observe(shlex.split(text), env=variables, timeout=TIMEOUT)
         if seen.exit_code:
