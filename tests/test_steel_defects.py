@@ -174,7 +174,7 @@ def results(small):
     picture |= {"tiles": 1785, "map": str(small.folder / "map.png")}
     scan = {"pictures": [picture], "threshold": 0.5, "bad": 1, "clean": 0, "misses": 0}
     parts = ("train", "val", "test", "before", "later", "tests")
-    trained = {"accuracy": 0.9, "train_seconds": 90.0}
+    trained = {"accuracy": 0.9, "train_seconds": 90.0, "device": "1 x cpu"}
     return {
         "prepare": {"patches": dict.fromkeys(parts, 60)},
         "audit": audit,
@@ -187,6 +187,12 @@ def results(small):
     }
 
 
+def finish(small, results):
+    """Writes the records of stages."""
+    for name, result in results.items():
+        small.stage(name, lambda result=result: result)
+
+
 @pytest.mark.parametrize(
     "stop,verdict,text",
     [
@@ -197,9 +203,9 @@ def results(small):
     ],
 )
 def test_the_page_tells_how_the_service_ended(small, results, stop, verdict, text):
-    for name, result in (results | {"watch": watch_of(stop)}).items():
-        small.stage(name, lambda result=result: result)
-    page.write(small, results | {"watch": watch_of(stop)})
+    results["watch"] = watch_of(stop)
+    finish(small, results)
+    page.write(small, results)
     html = (small.folder / "report.html").read_text()
     assert verdict in html and text in html
     assert html.count('class="bad"') == bool(stop)
@@ -247,6 +253,20 @@ def test_a_gate_that_says_no_is_a_result(small):
     gate = small._gate()
     assert gate["passed"] is False
     assert [rule["limit"] for rule in gate["rules"] if rule["kind"] == "max-loss"] == [case.LOSS]
+
+
+def test_the_page_says_what_was_used(small, results):
+    """Where the models were trained, and by what each audit has compared."""
+    finish(small, results)
+    results["train"] = {name: row | {"device": "1 x gpu"} for name, row in results["train"].items()}
+    page.write(small, results)
+    html = (small.folder / "report.html").read_text()
+    assert "trained on 1 x gpu, jax" in html and "no GPU" not in html
+    assert "<td>pictures, by ImageNet&#39;s EfficientNet-Lite0</td>" in html
+    assert "<td>patches, by the trained EfficientNet-Lite0</td>" in html
+    results["audit"] |= {"embeddings": "pixels"}
+    page.write(small, results)
+    assert "<td>pictures, by pixels</td>" in (small.folder / "report.html").read_text()
 
 
 def test_a_stage_that_fails_leaves_the_page_of_those_before(small, results, monkeypatch, capsys):

@@ -25,6 +25,8 @@ TEMPLATE = HERE / "report.html"
 PICTURES = HERE / "pictures"
 SAMPLES = 12  # patches of each class on the sheet
 WIDTH = 1400  # pixels of a picture on the page
+# {embeddings of an audit: in words}; anything else is a run
+EMBEDDINGS = {"pixels": "pixels", "pretrained": "ImageNet's EfficientNet-Lite0"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,7 @@ def write(case: Case, results: dict[str, Any], failure: str = "") -> None:
     verdicts = [("bad", failure)] if failure else []
     context = {
         "date": datetime.date.today().isoformat(),
-        "where": where(),
+        "where": where(results),
         "minutes": sum(case.minutes[name] for name in results),
         "summary": [*verdicts, *summary(case, results)],
         "sections": [
@@ -85,13 +87,16 @@ def record(case: Case, results: dict[str, Any]) -> None:
         fill(HERE / "README.md", lines, section.name)
     date = datetime.date.today().isoformat()
     sentences = [f"- {sentence}" for _, sentence in summary(case, results)]
-    lines = [*sentences, "", f"{date}, {where()}."]
+    lines = [*sentences, "", f"{date}, {where(results)}."]
     fill(HERE / "README.md", lines, "summary")
 
 
-def where() -> str:
-    """Returns the machine and the versions, in words."""
-    return f"{cores()} cores, {platform.machine()}, no GPU, jax {jax.__version__}, one seed"
+def where(results: dict[str, Any]) -> str:
+    """Returns the machine, what the models were trained on, and the versions, in words."""
+    words = [f"{cores()} cores", platform.machine()]
+    if "train" in results:
+        words.append(f"trained on {results['train']['lite0']['device']}")
+    return ", ".join([*words, f"jax {jax.__version__}", "one seed"])
 
 
 def summary(case: Case, results: dict[str, Any]) -> list[tuple[str, str]]:
@@ -160,7 +165,7 @@ def _data(case: Case, results: dict[str, Any]) -> Section:
     kinds = ("duplicate", "near_duplicate", "blurred", "blank", "outlier", "wrong_label")
     rows = [
         (
-            f"{name}, by {'pixels' if audit['embeddings'] == 'pixels' else 'embeddings'}",
+            f"{name}, by {EMBEDDINGS.get(audit['embeddings'], 'the trained EfficientNet-Lite0')}",
             f"{audit['images']:,}",
             *(str(audit["counts"][kind]) for kind in kinds),
         )
