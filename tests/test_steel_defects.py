@@ -4,6 +4,8 @@ tests/slow."""
 import contextlib
 import json
 import pathlib
+import re
+import shutil
 import time
 
 import cv2
@@ -267,6 +269,22 @@ def test_the_page_says_what_was_used(small, results):
     results["audit"] |= {"embeddings": "pixels"}
     page.write(small, results)
     assert "<td>pictures, by pixels</td>" in (small.folder / "report.html").read_text()
+
+
+def test_the_tables_of_readme_are_written(small, results, tmp_path):
+    finish(small, results)
+    shutil.copy(page.HERE / "README.md", tmp_path)
+    for _ in range(2):  # the second call replaces what the first has written
+        page.record(small, results, tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "not run" not in text and text.count("<!-- end -->") == 8
+    assert text.count("| ResNet-18 with CBAM | 90.0 % (85.0 to 93.0) |") == 1
+    assert text.count("- The new version got 100 % of the traffic") == 1
+    shown = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert shown == ["pictures/patches.jpg", "pictures/map.jpg"]
+    assert all(cv2.imread(str(tmp_path / name)) is not None for name in shown)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
 
 
 def test_a_stage_that_fails_leaves_the_page_of_those_before(small, results, monkeypatch, capsys):

@@ -22,7 +22,6 @@ from vision.support.processes import cores
 
 HERE = pathlib.Path(__file__).parent
 TEMPLATE = HERE / "report.html"
-PICTURES = HERE / "pictures"
 SAMPLES = 12  # patches of each class on the sheet
 WIDTH = 1400  # pixels of a picture on the page
 # {embeddings of an audit: in words}; anything else is a run
@@ -76,19 +75,20 @@ def write(case: Case, results: dict[str, Any], failure: str = "") -> None:
     write_json(case.folder / "report.json", {"minutes": case.minutes, "results": results})
 
 
-def record(case: Case, results: dict[str, Any]) -> None:
-    """Writes the tables of README.md, and its pictures."""
-    PICTURES.mkdir(exist_ok=True)
+def record(case: Case, results: dict[str, Any], place: pathlib.Path = HERE) -> None:
+    """Writes the tables of README.md in a folder, and its pictures."""
+    pictures = place / "pictures"
+    pictures.mkdir(exist_ok=True)
     for section in sections(case, results):
         lines = [*_table(section.heads, section.rows), "", section.text]
         for name, image, caption in section.pictures:
-            cv2.imwrite(str(PICTURES / name), image, [cv2.IMWRITE_JPEG_QUALITY, 80])
+            cv2.imwrite(str(pictures / name), image, [cv2.IMWRITE_JPEG_QUALITY, 80])
             lines += ["", f"![{caption}](pictures/{name})"]
-        fill(HERE / "README.md", lines, section.name)
+        fill(place / "README.md", lines, section.name)
     date = datetime.date.today().isoformat()
     sentences = [f"- {sentence}" for _, sentence in summary(case, results)]
     lines = [*sentences, "", f"{date}, {where(results)}."]
-    fill(HERE / "README.md", lines, "summary")
+    fill(place / "README.md", lines, "summary")
 
 
 def where(results: dict[str, Any]) -> str:
@@ -211,7 +211,7 @@ def _models(case: Case, results: dict[str, Any]) -> Section:
         "weights here; --config.model.pretrained names published ones where they can be had."
     )
     links = [(f"runs/{name}/evaluation/report.html", title) for name, title in titles.items()]
-    links.append(("comparison/report.html", "the comparison"))
+    links.append(("comparison/comparison.html", "the comparison"))
     heads = ("model", "accuracy", "balanced accuracy", "minutes of training")
     return Section("models", "Two models", text, heads, rows, (), links)
 

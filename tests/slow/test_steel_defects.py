@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from experiments.steel_defects.case import SIZES, Case
+from experiments.steel_defects.page import HERE, record
 from tests.conftest import REPOSITORY, SHARED
 from tests.support.axe import check_accessible
 
@@ -31,4 +35,12 @@ def test_the_case_ends_in_a_page(tmp_path):
     page = (tmp_path / "report.html").read_text()
     accuracy = results["train"]["lite0"]["accuracy"]
     assert f"{100 * accuracy:.1f} %" in page and page.count("data:image/jpeg") == 2
+    links = re.findall(r'href="([^"#]+)"', page)
+    assert len(links) > 8 and all((tmp_path / link).is_file() for link in links), links
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(HERE / "README.md", copy)
+    record(Case(TAR, tmp_path, SIZES["smoke"]), results, copy)
+    assert "not run" not in (copy / "README.md").read_text()
+    assert {path.name for path in (copy / "pictures").iterdir()} == {"map.jpg", "patches.jpg"}
     check_accessible((tmp_path / "report.html").as_uri(), tmp_path)
