@@ -15,7 +15,7 @@ from vision.config.written import config_file
 from vision.data.sample import look
 from vision.data.sources import Source, compose, members, open_splits, parse
 from vision.errors import UserError
-from vision.run.directory import own_config
+from vision.run.directory import named_workdir, resumed_config
 from vision.stages import as_called
 from vision.support.accelerator import has_accelerator
 from vision.support.packaged import file_of
@@ -129,19 +129,37 @@ def config_without_file(argv: Sequence[str], chosen: list[Recipe]) -> ConfigDict
         chosen: gets what was chosen for the source.
 
     Raises:
-        UserError: the source cannot be opened, or the run consists of two trainings.
+        UserError: the source cannot be opened, or the run cannot be resumed.
     """
-    config = own_config(argv)
-    source = source_of(positional(argv))
-    if config is None and source:
-        chosen.append(choose(source))
-        config = chosen[0].config
-    elif config is not None and config.imbalance.retrain_head:
-        raise UserError(
-            "this run consists of two trainings, and its directory has only the config of the "
-            "last: give --config FILE"
-        )
+    config, choice = resume_or_choose(source_of(positional(argv)), named_workdir(argv))
+    if choice is not None:
+        chosen.append(choice)
     return config
+
+
+def resume_or_choose(
+    source: str, workdir: str | os.PathLike[str]
+) -> tuple[ConfigDict | None, Recipe | None]:
+    """Returns (config, why it was chosen) of a training that is given no config.
+
+    If its directory holds a run, that is the run's own config and None: what would be chosen today
+    depends on the number of images and on the machine.
+
+    Args:
+        source: the name of a source; "" for the run's own.
+        workdir: the run directory, which need not exist; "" for a new one.
+
+    Raises:
+        UserError: the source cannot be opened, or the run cannot be resumed.
+    """
+    config = resumed_config(workdir) if os.fspath(workdir) else None
+    choice = None
+    if config is None and source:
+        choice = choose(source)
+        config = choice.config
+    if config is not None and source:
+        config.data.source = source
+    return config, choice
 
 
 def title(source: str) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 import vision
 from tests.conftest import REPOSITORY
 from tests.evaluation.conftest import LITTLE
+from vision import recipe
 from vision.api import training
 from vision.config.load import load
 from vision.errors import UserError
@@ -167,6 +168,53 @@ def test_images_alone_are_learned_by_transfer(tmp_path, monkeypatch, capsys):
         )
         (tmp_path / "config.py").write_text(files["config.py"])
         assert load("config.py") == config
+
+
+def test_a_run_of_a_folder_that_grew_keeps_its_config(tmp_path, monkeypatch, capsys):
+    """What is chosen for images depends on their number; for a resumed run nothing is chosen."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+
+    def add_photos(first, last):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            for number in range(first, last):
+                pixels = random.integers(0, 255, (120, 100, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+
+    add_photos(0, 10)
+    quick = {
+        "train.steps": 1,
+        "data.image_size": 32,
+        "model.pretrained": "",
+        "model.name": "mlp",
+        "model.variant": "mu",
+        "transfer.mode": "full",
+        "transfer.depth": 0,
+        "parallel.devices": 1,
+        "log.progress": False,
+        "log.tensorboard": False,
+        "log.curves": False,
+    }
+    run = vision.train("photos", "run", quick)
+    written = (tmp_path / "run" / "config.json").read_text()
+    epochs = run.result["config"]["train"]["epochs"]
+    add_photos(10, 15)
+    assert recipe.choose("folder:photos").config.train.epochs != epochs
+    capsys.readouterr()
+    assert vision.train("photos", "run", quick).result == run.result
+    assert capsys.readouterr().out.startswith("finished already: ")
+    # and as if it had been interrupted before its test
+    (tmp_path / "run" / "result.json").unlink()
+    resumed = vision.train("photos", "run", quick | {"data.allow_changes": True})
+    assert sum(resumed.result["split_sizes"].values()) == 30
+    assert resumed.result["config"]["train"]["epochs"] == epochs
+    before = json.loads(written)
+    before["data"]["allow_changes"] = True
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == before
+    # of other images it is not this run
+    with pytest.raises(UserError, match="data.source is 'folder:photos' there, 'digits' here"):
+        vision.train("digits", "run", quick)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """A run directory: made, resumed with what may change, and refused without being touched."""
 
 import json
+import shutil
 
 import pytest
 
 from vision import main
 from vision.config import default
 from vision.errors import UserError
-from vision.run.directory import open_workdir, own_config
+from vision.run.directory import open_workdir, own_config, resumed_config
+from vision.training.phases import phases
 
 
 def contents(directory):
@@ -179,9 +181,21 @@ def test_other_widths_are_reported_briefly(workdir):
         open_workdir(run, default())
 
 
-def test_a_run_of_two_trainings_is_no_config_of_its_own(workdir):
-    c = default()
-    c.imbalance.retrain_head = 2.0
-    run = open_workdir(workdir.parent / "two", c)
-    with pytest.raises(UserError, match="this run consists of two trainings"):
-        main.main([f"--workdir={run}"])
+def test_a_run_of_two_trainings_is_resumed_with_the_config_of_both(workdir):
+    place = workdir.parent / "two"
+    config = default()
+    config.imbalance.retrain_head = 2.0
+    config.train.steps = 500
+    config.train.epochs = 0.0
+    assert resumed_config(place) is None
+    (first, first_place), (second, _) = phases(config, place)
+    open_workdir(first_place, first)
+    assert resumed_config(place) == first
+    with pytest.raises(UserError, match="holds the first of two trainings, representation/: give"):
+        phases(first, place)
+    open_workdir(place, second)
+    of_both = resumed_config(place)
+    assert phases(of_both, place) == [(first, first_place), (second, place)]
+    shutil.rmtree(first_place)
+    with pytest.raises(UserError, match="has lost the first of its two trainings"):
+        main.main([f"--workdir={place}"])

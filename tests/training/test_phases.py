@@ -83,7 +83,8 @@ def test_smote_needs_embeddings(tmp_path):
 
 
 def test_a_new_head_on_synthetic_embeddings(tmp_path, capsys):
-    """Both phases, by the command; then the same command again, which finds all done."""
+    """Both phases, by the command; then the same command again, and one that names only the
+    directory: they find all done."""
     flags = {
         "model.name": "vit",
         "model.variant": "mu/4",
@@ -103,8 +104,8 @@ def test_a_new_head_on_synthetic_embeddings(tmp_path, capsys):
     }
     argv = ["--config", "configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}"]
     argv += [f"--config.{key}={value}" for key, value in flags.items()]
-    for _ in range(2):
-        cli.run(main.main, argv)
+    for command in (argv, argv, [argv[2]]):
+        cli.run(main.main, command)
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert result["parameters"]["learning"] < result["parameters"]["all"]
         # the images', not the synthetic ones'
@@ -113,4 +114,4 @@ def test_a_new_head_on_synthetic_embeddings(tmp_path, capsys):
     for name, array in first.items():
         assert np.array_equal(array, second[name]) != name.startswith("head."), name
     assert (tmp_path / "run" / "representation" / "result.json").is_file()
-    assert capsys.readouterr().out.count("test: ") == 4
+    assert capsys.readouterr().out.count("test: ") == 6

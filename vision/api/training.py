@@ -57,7 +57,7 @@ def train(
     Unlike the command, it leaves malloc and the garbage collector as they are, since the process
     goes on, and it gives signals and the verbosity of libraries back.
     """
-    chosen, title, choice = _config_of(config)
+    chosen, title, choice = _config_of(config, workdir)
     chosen = override(chosen, overrides or {})
     check_single(chosen)
     directory = pathlib.Path(workdir) if workdir is not None else workdir_for(title)
@@ -78,13 +78,19 @@ def train(
     return TrainedRun(directory, json.loads(json.dumps(result)))
 
 
-def _config_of(config: Any) -> tuple[ConfigDict, str, recipe.Recipe | None]:
-    """Returns (the config, what a run of it is named after, why it was chosen for images alone)."""
+def _config_of(
+    config: Any, workdir: "str | os.PathLike[str] | None"
+) -> tuple[ConfigDict, str, recipe.Recipe | None]:
+    """Returns (the config, what a run of it is named after, why it was chosen for images alone).
+
+    For images alone, the config of the run in `workdir`, if there is one, is not chosen again.
+    """
     if isinstance(config, ConfigDict):
         return config, config.model.name, None
     spec = os.fspath(config)
     if is_config(spec):
         return load(spec), title_of(spec), None
     source = recipe.source_of([spec])
-    choice = recipe.choose(source)
-    return choice.config, recipe.title(source), choice
+    chosen, choice = recipe.resume_or_choose(source, workdir or "")
+    assert chosen is not None  # there is a source
+    return chosen, recipe.title(source), choice

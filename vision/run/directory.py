@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -197,20 +198,51 @@ def workdir_for(title: str) -> pathlib.Path:
     return pathlib.Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
 
 
-def own_config(argv: Sequence[str]) -> ConfigDict | None:
-    """Returns the config of the run that --workdir names on a command line, None without one.
-
-    The `fallback` of `vision.config.flags.parse_stage`, so that overrides change the run's config.
-    """
+def named_workdir(argv: Sequence[str]) -> str:
+    """Returns the --workdir of a command line; "" without one."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     values.set_gnu_getopt(True)
     # The command checks its own flags later.
     with contextlib.suppress(flags.Error):
         values(["", *argv], known_only=True)
-    workdir = values["workdir"].value or ""
+    return values["workdir"].value or ""
+
+
+def own_config(argv: Sequence[str]) -> ConfigDict | None:
+    """Returns the config of the run that --workdir names on a command line, None without one.
+
+    The `fallback` of `vision.config.flags.parse_stage`, so that overrides change the run's config.
+    """
+    workdir = named_workdir(argv)
     file = pathlib.Path(workdir, "config.json")
     return read_config(file)[0] if workdir and file.is_file() else None
+
+
+def resumed_config(path: str | os.PathLike[str]) -> ConfigDict | None:
+    """Returns the config with which a training resumes the run in a directory; None without a run.
+
+    Of a run of two trainings (`imbalance.retrain_head`), the second's config has only the head to
+    train, so this is the first's, with the section `imbalance` of the second once that has begun.
+
+    Raises:
+        UserError: config.json is damaged, or the first of two trainings is missing.
+    """
+    last = pathlib.Path(path, "config.json")
+    first = pathlib.Path(path, FIRST, "config.json")
+    config = read_config(last)[0] if last.is_file() else None
+    if config is not None and not config.imbalance.retrain_head:
+        return config
+    if not first.is_file():
+        if config is None:
+            return None
+        raise UserError(
+            f"{path} has lost the first of its two trainings, {FIRST}/: give --config FILE"
+        )
+    of_both = read_config(first)[0]
+    if config is not None:
+        of_both.imbalance = config.imbalance
+    return of_both
 
 
 def _as_json(config: ConfigDict) -> dict[str, Any]:

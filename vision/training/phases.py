@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from vision.config import default
 from vision.data.loading.sampler import SAMPLINGS
-from vision.errors import check_choice
+from vision.errors import UserError, check_choice
 from vision.run.directory import FIRST
 
 
@@ -21,12 +21,18 @@ def phases(
     Kang et al. 2019 (arXiv:1910.09217), section 4.1.
 
     Raises:
-        UserError: the sampling is unknown, which the first training would not notice.
+        UserError: the sampling is unknown, which the first training would not notice; or the
+            directory holds the first of two trainings, and one is asked for.
     """
     workdir = pathlib.Path(workdir)
     sampling = config.imbalance.sampling
     check_choice("imbalance.sampling", sampling, (*SAMPLINGS, "smote"))
     if not config.imbalance.retrain_head:
+        if (workdir / FIRST / "config.json").is_file():
+            raise UserError(
+                f"--workdir {workdir} holds the first of two trainings, {FIRST}/: give "
+                "imbalance.retrain_head as it was begun with, or another --workdir"
+            )
         return [(config, workdir)]
     first = config.copy_and_resolve_references()
     first.imbalance.retrain_head = 0.0
