@@ -24,6 +24,7 @@ API = """```{eval-rst}
 .. autofunction:: load
 .. autofunction:: train
 .. autofunction:: evaluate
+.. autofunction:: export
 
 .. currentmodule:: vision.api
 

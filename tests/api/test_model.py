@@ -14,8 +14,11 @@ from PIL import Image
 
 import vision
 from tests.conftest import REPOSITORY
-from tests.support.tiny_bundle import write_bundle
+from tests.reference.test_unsure import CONTENTS as THRESHOLDS
+from tests.support.commands import outcome
+from tests.support.tiny_bundle import weights, write_bundle
 from vision import inference
+from vision import predict as command
 from vision.bundle.directory import open_bundle
 from vision.data.decode import decode
 from vision.errors import UserError
@@ -74,8 +77,29 @@ def test_the_import_is_light():
     )
     words = python(code).split()
     assert words[0] == "vision" and "vision" not in words[1:]
-    assert {"load", "train", "evaluate"} <= set(words)
+    assert {"load", "train", "evaluate", "export"} <= set(words)
     assert not {"numpy", "jax", "absl"} & set(words)
+
+
+def test_export_is_a_function_and_a_package():
+    """In whichever order its modules are imported and it is called."""
+    code = (
+        "import inspect, vision\n"
+        "print(*inspect.signature(vision.export).parameters)\n"
+        "print(inspect.getdoc(vision.export).splitlines()[0])\n"
+        "import vision.export.options\n"
+        "from vision.export import options\n"
+        "print(vision.export.options is options, callable(vision.export))\n"
+        "try:\n"
+        "    vision.export('nowhere', 'out')\n"
+        "except vision.errors.UserError as error:\n"
+        "    print(error)\n"
+    )
+    signature, summary, is_both, refusal = python(code).splitlines()
+    assert signature == "model out formats precision batch heatmap data"
+    assert summary.startswith("Writes a model as a bundle, verified against JAX")
+    assert is_both == "True True"
+    assert refusal.startswith("there is no run or bundle nowhere: give the directory of one")
 
 
 def test_a_bundle_needs_no_jax(photos, tmp_path):
@@ -149,6 +173,64 @@ def test_heat_maps_of_a_bundle(bundle, photos):
         np.testing.assert_allclose(prediction.heatmap, prediction.image[..., 0] / 255, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A loaded bundle that knows its thresholds, with a model that is not sure of everything."""
+    first, second = weights()
+    model = {"matrices": (first, second / 9)}
+    folder = tmp_path_factory.mktemp("measured") / "pets"
+    return vision.load(write_bundle(folder, model=model, unsure=THRESHOLDS))
+
+
+@pytest.mark.parametrize(
+    "wish", ["precision=0.96", "0.91", "coverage=0.95", "coverage=0.5", "threshold=0.7", "rule"]
+)
+def test_unsure_answers_are_those_of_the_command(measured, photos, wish, capsys):
+    flags = (f"--bundle={measured.name}", f"--unsure={wish}", "--format=json", str(photos))
+    code, printed, err = outcome(command.main, capsys, *flags)
+    assert code == 0, err
+    lines = {entry["file"]: entry for entry in map(json.loads, printed.splitlines())}
+    predictions = measured.predict(photos, unsure=wish, top=1)
+    assert len(predictions) == len(lines) == 5
+    for prediction in predictions:
+        expected = lines[prediction.path]
+        assert prediction.unsure is expected["unsure"]
+        assert prediction.members == tuple(expected.get("set", ()))
+        assert len(prediction.top) == 1 and prediction.class_name == expected["top"][0]["class"]
+        assert repr(prediction).startswith("Prediction(unsure; " if prediction.unsure else "Predic")
+
+
+def test_what_is_unsure(measured, photos):
+    """By the probabilities and the stored thresholds themselves."""
+    (plain, *_) = measured.predict(photos)
+    assert plain.unsure is None and plain.members == ()
+    for wish, least in (("precision=0.96", 0.6), ("0.91", 0.0), ("threshold=0.7", 0.7)):
+        predictions = measured.predict(photos, unsure=wish)
+        assert [p.unsure for p in predictions] == [p.probability < least for p in predictions]
+    for prediction in measured.predict(photos, unsure="coverage=0.95"):
+        likely = {measured.classes[i] for i in np.flatnonzero(prediction.probabilities >= 0.1)}
+        assert set(prediction.members) == likely | {prediction.class_name}
+        assert prediction.unsure == (len(prediction.members) > 1)
+    for wish in ("precision=0.96", "coverage=0.95", "threshold=0.7"):  # not all alike
+        assert {p.unsure for p in measured.predict(photos, unsure=wish)} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "message"),
+    [
+        ("bundle", "precision=0.9", "^unsure=precision=0.9: nothing was measured .* evaluate its"),
+        ("measured", "precision=0.98", "no threshold promises precision=0.98 with a confidence of"),
+        ("measured", "recall=0.9", "^unsure must be precision=0.99, coverage=0.95 or threshold=0"),
+        ("measured", "1.5", "^unsure: precision must be above 0 and below 1, got '?1.5"),
+    ],
+)
+def test_wishes_that_cannot_be_served(name, wish, message, request):
+    loaded = request.getfixturevalue(name)
+    with pytest.raises(UserError, match=message) as error:
+        loaded.predict(np.zeros((8, 8, 1), np.uint8), unsure=wish)
+    assert len(str(error.value).splitlines()) <= 2
+
+
 def test_broken_files(model, photos, tmp_path):
     shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
     broken = tmp_path / "c.png"
@@ -202,6 +284,8 @@ def test_what_a_bundle_cannot_do(bundle, tmp_path):
         plain.predict(image).overlay()
     with pytest.raises(UserError, match="is a bundle already: load its run, and export that"):
         plain.export(tmp_path / "again")
+    with pytest.raises(UserError, match="is a bundle already: load its run, and export that"):
+        vision.export(tmp_path / "plain", tmp_path / "again")
     with pytest.raises(UserError, match="unreadable = 'ignore' is unknown"):
         plain.predict(image, unreadable="ignore")
 

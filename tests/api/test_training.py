@@ -109,7 +109,9 @@ def test_an_evaluation_is_that_of_the_command(trained, tmp_path):
 def test_a_bundle_answers_as_its_run(trained, tmp_path):
     run, _ = trained
     model = run.load()
-    out = model.export(tmp_path / "bundle", formats=["onnx"])
+    assert repr(vision.load(run)) == repr(model)  # a run stands for its directory
+    out = vision.export(run, tmp_path / "bundle", formats=["onnx"])
+    assert out == tmp_path / "bundle"
     bundle = vision.load(out)
     assert bundle.is_bundle and bundle.classes == model.classes
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)

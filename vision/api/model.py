@@ -16,12 +16,14 @@ from vision.data.decode import UnreadableImage
 from vision.errors import UserError, check_choice, check_count
 from vision.explain.heat_maps import HeatMaps, heat_maps
 from vision.predict import Answer, answers, rank
+from vision.reference.unsure import Rule, rule_for
 
 if TYPE_CHECKING:
     from vision.api.evaluation import EvaluationResult
     from vision.inference import Predictor
 
 Path = str | os.PathLike[str]
+MEASURE = "evaluate its run, then load it again or export it again"
 
 
 class LoadedModel:
@@ -70,6 +72,7 @@ class LoadedModel:
         heatmaps: bool = False,
         batch_size: int = 32,
         unreadable: str = "raise",
+        unsure: str = "",
     ) -> Prediction: ...
 
     @overload
@@ -82,6 +85,7 @@ class LoadedModel:
         heatmaps: bool = False,
         batch_size: int = 32,
         unreadable: str = "raise",
+        unsure: str = "",
     ) -> list[Prediction]: ...
 
     @overload
@@ -94,6 +98,7 @@ class LoadedModel:
         heatmaps: bool = False,
         batch_size: int = 32,
         unreadable: str = "raise",
+        unsure: str = "",
     ) -> Prediction | Any: ...
 
     def predict(
@@ -105,6 +110,7 @@ class LoadedModel:
         heatmaps: bool = False,
         batch_size: int = 32,
         unreadable: str = "raise",
+        unsure: str = "",
     ) -> Prediction | list[Prediction]:
         """Returns the `Prediction` of an image, or a list with one for each of several.
 
@@ -118,30 +124,26 @@ class LoadedModel:
                 activation maps of a bundle that was exported with them.
             batch_size: images that are computed together.
             unreadable: "raise", or "skip" to leave broken files out with a warning.
+            unsure: when the answer is "unsure": "precision=0.99", "coverage=0.95" or
+                "threshold=0.9", as `python -m vision.predict --unsure` takes them, or "rule" for
+                the one that was chosen for the model. "" for no rule.
 
         Raises:
-            UserError: a file is missing or, unless skipped, broken; or heat maps are wanted of a
-                model that has none.
+            UserError: a file is missing or, unless skipped, broken; heat maps are wanted of a
+                model that has none; or its validation images cannot promise what `unsure` asks for.
             RunError: the model's probabilities are not finite.
         """
         check_choice("unreadable", unreadable, ("raise", "skip"))
         check_count("top", top, 1, 10**9)
         check_count("batch_size", batch_size, 1, 65_536)
         self._check_fields()
+        rule = rule_for(unsure, self.predictor.evidence, "unsure", MEASURE) if unsure else None
         heat = self._heat_maps if heatmaps else None
         given, is_single = list_images(images)
         skips = unreadable == "skip" and not is_single
         readable = self._answers(given, batch_size, skips, heat)
         predictions = [
-            Prediction(
-                image.path,
-                tuple(rank(self.classes, answer.probabilities, top, image.name)),
-                answer.probabilities,
-                answer.image,
-                answer.embedding if embeddings else None,
-                answer.heat_map,
-            )
-            for image, answer in readable
+            self._prediction(image, answer, top, embeddings, rule) for image, answer in readable
         ]
         return predictions[0] if is_single else predictions
 
@@ -168,23 +170,7 @@ class LoadedModel:
         heatmap: bool = False,
         data: str = "",
     ) -> pathlib.Path:
-        """Writes the model as a bundle, verified against JAX, and returns its directory.
-
-        `python -m vision.export --help` says what each format is for, and has more options.
-
-        Args:
-            out: the directory; a bundle that is there already is replaced.
-            formats: "onnx", "tflite", "stablehlo", "saved_model", "coreml", "safetensors" or
-                "web"; several in a list.
-            precision: "float32", "float16" or "int8".
-            batch: images in a batch; 0 for any number.
-            heatmap: whether the bundle gives heat maps.
-            data: source of the images to compare and calibrate on; "" for the run's own.
-
-        Raises:
-            UserError: a format cannot express the model, or a package is missing.
-            RunError: what was exported differs from JAX. Nothing is written then.
-        """
+        """Writes the model as a bundle and returns its directory: see `vision.export`."""
         from vision.export import stage
         from vision.export.options import ExportOptions
         from vision.inference import Classifier
@@ -196,6 +182,24 @@ class LoadedModel:
         options = ExportOptions(names, precision, batch, heatmap)
         stage.write(self.predictor, os.fspath(out), options, data, self.workdir or "")
         return pathlib.Path(out)
+
+    def _prediction(
+        self, image: Given, answer: Answer, top: int, has_embedding: bool, rule: Rule | None
+    ) -> Prediction:
+        """Returns what the model says about an image; `rule` says whether it is unsure."""
+        count = len(self.classes) if rule is not None and rule.gives_sets else top
+        ranked = rank(self.classes, answer.probabilities, count, image.name)
+        judged = None if rule is None else rule.judge(ranked)
+        return Prediction(
+            image.path,
+            tuple(ranked[:top]),
+            answer.probabilities,
+            answer.image,
+            answer.embedding if has_embedding else None,
+            answer.heat_map,
+            judged.unsure if judged else None,
+            judged.members if judged else (),
+        )
 
     def _check_fields(self) -> None:
         """Raises `UserError` if the model takes more than images."""

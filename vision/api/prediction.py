@@ -26,6 +26,10 @@ class Prediction:
             None if heat maps were not asked for.
         image: uint8 (side, side, 1 or 3), the image as the model has seen it: resized, and
             cropped to a square.
+        unsure: whether the answer is "unsure" and the most probable class only a guess; None if
+            `predict` was given no rule.
+        members: the classes of the set, the most probable first, if the rule is a coverage; else
+            ().
     """
 
     path: str | None
@@ -34,10 +38,12 @@ class Prediction:
     image: np.ndarray
     embedding: np.ndarray | None = None
     heatmap: np.ndarray | None = None
+    unsure: bool | None = None
+    members: tuple[str, ...] = ()
 
     @property
     def class_name(self) -> str:
-        """The most probable class."""
+        """The most probable class, even if `unsure`."""
         return self.top[0][0]
 
     @property
@@ -67,4 +73,5 @@ class Prediction:
     def __repr__(self) -> str:
         shown = ", ".join(f"{printable(name)} {100 * p:.1f} %" for name, p in self.top[:SHOWN])
         place = f"; {printable(self.path)}" if self.path else ""
-        return f"Prediction({shown}{place})"
+        doubt = "unsure; " if self.unsure else ""
+        return f"Prediction({doubt}{shown}{place})"

@@ -21,7 +21,7 @@ from vision.training.run import check_single, describe, run
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class TrainedRun:
-    """A run that has ended.
+    """A run that has ended; `vision.load`, `evaluate` and `export` take it in place of its path.
 
     Attributes:
         workdir: the run directory.
@@ -42,6 +42,9 @@ class TrainedRun:
     def load(self) -> LoadedModel:
         """Returns the model of the best checkpoint, as `vision.load` does."""
         return load_model(self.workdir)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.workdir)
 
     def __repr__(self) -> str:
         return f"TrainedRun({printable(str(self.workdir))}: {describe(self.result)})"
