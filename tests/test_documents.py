@@ -1,5 +1,6 @@
 """The pages keep their word: links, commands, flags, keys, README's model, DESIGN's floors."""
 
+import ast
 import os
 import re
 import runpy
@@ -106,6 +107,31 @@ def test_flags_exist(module, monkeypatch, capsys):
 
 def test_readme_is_short():
     assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+def test_the_readme_measures_what_its_configs_say():
+    """Each accuracy and time of its table is in the config's docstring, and the first command has
+    those of the config that it trains."""
+    readme = PAGES["README.md"]
+    row = r"^\| `.*--config (configs/\w+\.py)` \| (.*) \| (.*) \|$"
+    rows = {config: cells for config, *cells in re.findall(row, readme, re.MULTILINE)}
+    assert len(rows) == 3
+    for config, (accuracies, times) in rows.items():
+        docstring = ast.get_docstring(ast.parse((REPOSITORY / config).read_text()))
+        words = re.sub(r"\s+", " ", docstring)
+        for pattern, cell in ((r"[\d.]+ ± [\d.]+ %", accuracies), (r"\d+ s\b", times)):
+            numbers = re.findall(pattern, cell)
+            assert numbers
+            assert set(numbers) <= set(re.findall(pattern, words)), config
+    script = (REPOSITORY / "scripts" / "train").read_text()
+    (default,) = set(re.findall(r"locate (configs/\w+\.py)", script))
+    accuracies, times = rows[default]
+    comment = r"scripts/train +# .*: ([\d.]+) % in about (\d+) minutes"
+    ((percent, minutes),) = re.findall(comment, readme)
+    assert set(re.findall(r"([\d.]+) ±", accuracies)) == {percent}
+    # the command takes longer than the training, but not by a minute
+    fastest = min(map(int, re.findall(r"(\d+) s\b", times)))
+    assert 0 <= 60 * int(minutes) - fastest < 60
 
 
 def test_the_model_of_readme_trains(tmp_path, monkeypatch):
