@@ -5,7 +5,7 @@
     python -m experiments.run fixmatch --seeds 0 --rows       # show the commands, run nothing
     python -m experiments.run fixmatch --table                # only fill the table once more
     python -m experiments.run he2015_resnet --only '20, 64,000'    # a long row; Ctrl-C goes on
-    python -m experiments.run he2015_resnet --keep --seeds 0  # keep the weights of finished rows
+    python -m experiments.run he2015_resnet --keep            # weights of rows finished earlier
 
 An experiment is a folder with rows.py, which has a tuple `ROWS`, and README.md, whose table stands
 between `<!-- results -->` and `<!-- end -->`. Each run is the command that a user would give, in a
@@ -13,6 +13,7 @@ directory of its own below --workdir: a finished one is not repeated, one that w
 Ctrl-C, SIGTERM (`timeout 3h python -m experiments.run ...`) or a kill, goes on, also on another
 machine that has a copy of the directory. results.csv has a row for each run, and keeps those of
 other machines. Rows that need a GPU or days run only if --only has their exact name, or by --large.
+Once a row is finished, the weights of its seed 0 go to experiments/weights, if they fit there.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from experiments.keep import keep
+from experiments.keep import fill_page, keep
 from experiments.measured import COLUMNS, MEASURES, RESULTS, measured
 from experiments.process import run_module
 from experiments.readme import fill
@@ -84,14 +85,16 @@ def main(argv):
         return
     _collect(folder, module.ROWS, place)
     for row, seed in runs:
-        if not _commands(row, seed, place):
-            continue
-        is_done = _run(row, seed, place)
-        _collect(folder, module.ROWS, place)
-        if not is_done:
-            print(f"row '{row.name}', seed {seed}: stopped; run the same command to continue")
-            break
+        if _commands(row, seed, place):
+            is_done = _run(row, seed, place)
+            _collect(folder, module.ROWS, place)
+            if not is_done:
+                print(f"row '{row.name}', seed {seed}: stopped; run the same command to continue")
+                break
+        if seed == 0:
+            keep(row, seed, place)
     _fill(folder, module.ROWS)
+    fill_page()
 
 
 def _chosen(rows: Iterable[Row], a: argparse.Namespace) -> list[Row]:

@@ -17,6 +17,9 @@ from vision.models.layers.blocks import Dropout
 from vision.models.layers.dtypes import at_least_float32
 from vision.models.layers.options import check_options
 
+# Our own names, in the layout of PyTorch: weights of finished rows of experiments/.
+NAMES: dict[str, tuple[tuple[str, str], ...]] = {"kept": ()}
+
 VARIANT = re.compile(r"([1-9]\d{0,4})x([1-9]\d?)")  # units of each hidden layer x hidden layers
 VARIANTS = {"400x2": (400, 2), "mu": (8, 1)}  # such as; the last for tests
 
