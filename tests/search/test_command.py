@@ -105,22 +105,37 @@ def test_a_finished_study_is_not_trained_again(study, capsys):
     assert "trial 00" in capsys.readouterr().out
 
 
-def test_failures_have_reasons_and_end_nothing(tmp_path):
+def test_failures_have_reasons_and_end_nothing(tmp_path, monkeypatch):
+    """Whatever goes wrong with one config: also what nobody expected, and a measure that is NaN."""
+    (tmp_path / "odd_idea").mkdir()
+    (tmp_path / "odd_idea" / "model.py").write_text(
+        "def build(*arguments, **options):\n    raise TypeError('an odd shape')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
     space = tmp_path / "space.py"
     space.write_text(
+        "KINDS = ['good', 'nan', 'refused', 'odd', 'unmeasured']\n"
         "def space(trial, config):\n"
-        "    kind = trial.suggest_categorical('kind', ['good', 'nan', 'refused'])\n"
+        "    kind = trial.suggest_categorical('kind', KINDS)\n"
         "    config.optimizer.learning_rate = 1e30 if kind == 'nan' else 1e-3\n"
         "    config.model.variant = 'mu/3' if kind == 'refused' else 'mu/4'\n"
+        "    config.model.name = 'odd_idea.model' if kind == 'odd' else 'vit'\n"
+        "    config.optimizer.weight_decay = 1e-3 if kind == 'unmeasured' else 0.0\n"
+        "def measure(config, workdir):\n"
+        "    return {'cost': float('nan') if config.optimizer.weight_decay else 1.0}\n"
     )
     out = tmp_path / "study"
-    search(out, f"--space={space}", "--sampler=grid", train__epochs=1.0)
+    flags = ("--sampler=grid", "--objective=val/accuracy,cost:min")
+    search(out, f"--space={space}", *flags, train__epochs=1.0)
     rows = {row["kind"]: row for row in table(out)}
-    assert len(table(out)) == 3
-    assert rows["good"]["state"] == "complete"
-    assert rows["nan"]["state"] == rows["refused"]["state"] == "failed"
+    assert {kind for kind, row in rows.items() if row["state"] == "complete"} == {"good"}
+    assert all(row["state"] in ("complete", "failed") for row in rows.values())
     assert "finite" in rows["nan"]["reason"]
     assert "divide" in rows["refused"]["reason"]
+    assert rows["odd"]["reason"] == "TypeError: an odd shape"
+    assert rows["unmeasured"]["reason"].startswith("cost is nan")
+    log = out / "logs" / f"trials-{rows['odd']['trial']}.txt"
+    assert "Traceback" in log.read_text()
 
 
 def test_several_objectives_have_a_front(tmp_path):

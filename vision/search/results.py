@@ -1,13 +1,14 @@
 """What a study has found: its trials, the best of them, and what may be said about it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from vision.run.readings import metric_lines
+from vision.run.readings import curve, metric_lines
 from vision.search import repeats
 from vision.search.queue import REASON, is_lost, place_of
 from vision.search.request import Request
@@ -31,11 +32,11 @@ class Row:
         place: its number, from 0.
         name: its name, which is that of its run's directory.
         state: "complete", "pruned", "failed", "running" or "waiting".
-        values: of the objectives; of a pruned trial the last one that was measured.
+        values: of the objectives; of a pruned trial the last finite one that was measured.
         reason: why it failed or was pruned.
         parameters: {name: value}.
         images, seconds: what it has cost.
-        curve: [(percent of the training, value of the first objective)] of its validations.
+        curve: [(percent of the training, finite value of the first objective)] of its validations.
     """
 
     place: int
@@ -93,19 +94,20 @@ def _row(request: Request, job: Job, trial: FrozenTrial) -> Row:
     place = place_of(trial)
     attributes = trial.user_attrs
     objective = next(iter(job.objectives))
-    curve = sorted((float(step), value) for step, value in trial.intermediate_values.items())
-    if not curve:
+    reports = sorted((float(step), value) for step, value in trial.intermediate_values.items())
+    points = [(step, value) for step, value in reports if math.isfinite(value)]
+    if not reports:
         lines = metric_lines(request.out / job.folder / job.name(place))
-        points = [(line["step"], line[objective]) for line in lines if objective in line]
-        last = max((step for step, _ in points), default=1)
-        total = last if trial.state == TrialState.COMPLETE else max(last, 1)
-        curve = [
-            (float(resource(job.config, job.config, step / total)), float(value))
-            for step, value in points
+        measured = curve(lines, objective)
+        last = max((step for step, _ in measured), default=1)
+        total = max(last, 1)
+        points = [
+            (float(resource(job.config, job.config, step / total)), value)
+            for step, value in measured
         ]
     values = tuple(trial.values or ())
-    if not values and trial.state == TrialState.PRUNED and curve:
-        values = (curve[-1][1],)
+    if not values and trial.state == TrialState.PRUNED and points:
+        values = (points[-1][1],)
     return Row(
         place=place,
         name=job.name(place),
@@ -115,7 +117,7 @@ def _row(request: Request, job: Job, trial: FrozenTrial) -> Row:
         parameters=trial.params or trial.system_attrs.get("fixed_params", {}),
         images=int(attributes.get("images", 0)),
         seconds=float(attributes.get("seconds", 0)),
-        curve=tuple(curve),
+        curve=tuple(points),
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,16 +11,16 @@ import optuna
 from ml_collections import ConfigDict
 from optuna.exceptions import UpdateFinishedTrialError
 
-from vision.errors import RunError, UserError, brief, first_line
+from vision.errors import RunError, UserError, first_line
 from vision.run.readings import metric_lines, planned_steps
+from vision.search.failures import reason_of
 from vision.search.storage import StorageGone, is_unreachable, patiently
 from vision.search.study import ORDER, Job
 from vision.support.lock import locked
+from vision.support.schema import is_number
 from vision.training.host import PRUNED, Host, Validation
 from vision.training.run import run
 from vision.training.shared import SharedSteps
-
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 
 
 class Busy(Exception):
@@ -48,8 +49,8 @@ def train_trial(
 ) -> Ended:
     """Trains a trial in its run directory, or goes on where it was interrupted.
 
-    What is wrong with its config, a loss that is not finite, and memory that does not suffice are
-    the trial's failure. Other errors, such as a full disk, are not, and pass through.
+    An error is the trial's failure, unless the machine or the storage is at fault: a full disk, for
+    example, passes through. See `vision.search.failures`.
 
     Args:
         trial: the trial, whose parameters are drawn here.
@@ -80,16 +81,14 @@ def train_trial(
             return Ended("interrupted")
         values = measures(job, config, workdir, result)
         return _ended(job, workdir, result, values)
-    except StorageGone:
-        raise
-    except (UserError, RunError, MemoryError) as error:
-        return Ended("failed", reason=first_line(error), attributes=_spent(config, workdir))
     except UpdateFinishedTrialError:  # this worker was taken for dead, and another one goes on
         return Ended("interrupted")
-    except RuntimeError as error:  # XLA's
-        if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+    except StorageGone:
+        raise
+    except Exception as error:
+        reason = "" if is_unreachable(error) else reason_of(error)
+        if not reason:
             raise
-        reason = f"out of memory: {brief(error)}"
         return Ended("failed", reason=reason, attributes=_spent(config, workdir))
 
 
@@ -98,10 +97,11 @@ def measures(
 ) -> dict[str, float]:
     """Returns {name: value} of what an objective may name.
 
-    These are the validation of the run's best checkpoint, its costs, and what the space measures.
+    These are the validation of the run's best checkpoint, its costs, and what the space measures. A
+    value may be NaN or infinite.
     """
     lines = [line for line in metric_lines(workdir) if line["step"] == result["best_step"]]
-    values = {name: float(v) for line in lines for name, v in line.items() if name != "step"}
+    values = {name: _number(v) for line in lines for name, v in line.items() if name != "step"}
     values["parameters"] = float(result["parameters"]["all"])
     values["train_seconds"] = float(result["train_seconds"])
     values["images"] = float(result["steps"] * config.train.batch_size)
@@ -156,7 +156,13 @@ def _repeat_reports(
         if total:
             share = line["step"] / total
             percent = resource(config, job.config, share)
-            patiently(functools.partial(trial.report, line[objective], percent))
+            value = _number(line[objective])
+            patiently(functools.partial(trial.report, value, percent))
+
+
+def _number(value: Any) -> float:
+    """Returns a value of metrics.jsonl, NaN for one that was not finite."""
+    return float(value) if is_number(value) else math.nan
 
 
 def _check_free(workdir: pathlib.Path) -> None:
@@ -189,6 +195,9 @@ def _ended(
         raise UserError(
             f"--objective {missing[0]}: {workdir} does not measure it; it measures {measured}"
         )
+    for name in job.objectives:
+        if not math.isfinite(values[name]):
+            raise RunError(f"{name} is {values[name]} at the best step, so it cannot be compared")
     return Ended(
         "complete",
         values=tuple(values[name] for name in job.objectives),

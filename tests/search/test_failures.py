@@ -1,0 +1,127 @@
+"""Whose fault an error is, and numbers of a run that are not finite."""
+
+import errno
+import json
+import math
+
+import jax
+import numpy as np
+import optuna
+import pytest
+
+from tests.search.requests import request
+from vision.errors import RunError, UserError
+from vision.search.failures import reason_of
+from vision.search.output import write_results
+from vision.search.results import read_results
+from vision.search.storage import open_storage
+from vision.search.study import open_search
+from vision.search.trial import measures
+
+
+def caused(error, cause):
+    """Returns an error as `raise error from cause` makes it."""
+    try:
+        raise error from cause
+    except type(error) as raised:
+        return raised
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "x")
+HIDDEN = PermissionError(errno.EACCES, "Permission denied", "x")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UserError("model.width is wrong\nmore"), "model.width is wrong"),
+        (RunError("step 3: loss nan"), "step 3: loss nan"),
+        (MemoryError("Unable to allocate 9 TiB"), "out of memory: Unable to allocate 9 TiB"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: CUDA_ERROR_OUT_OF_MEMORY"),
+            "out of memory: RESOURCE_EXHAUSTED: CUDA_ERROR_OUT_OF_MEMORY",
+        ),
+        (
+            jax.errors.JaxRuntimeError("INVALID_ARGUMENT: a filter of 0"),
+            "JaxRuntimeError: INVALID_ARGUMENT: a filter of 0",
+        ),
+        (KeyError("width"), "KeyError: 'width'"),
+        (caused(UserError("cannot read photos"), HIDDEN), "cannot read photos"),
+        # The machine's:
+        (FULL, ""),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), ""),
+        (caused(RunError("cannot write a checkpoint"), FULL), ""),
+        (caused(RunError("cannot write a checkpoint"), HIDDEN), ""),
+        (caused(UserError("cannot write to --workdir"), FULL), ""),
+        (jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS"), ""),
+    ],
+)
+def test_whose_fault_an_error_is(error, reason, capsys):
+    assert reason_of(error) == reason
+    is_surprise = reason.startswith(("JaxRuntimeError", "KeyError"))
+    assert (type(error).__name__ in capsys.readouterr().err) == is_surprise
+
+
+def study(tmp_path, **changes):
+    """Returns (request, storage, job) of a study whose trials wait."""
+    made = request(tmp_path, **changes)
+    storage = open_storage("", tmp_path)
+    job = open_search(made, storage)
+    job.queue.fill()
+    return made, storage, job
+
+
+def write_run(tmp_path, place, lines):
+    directory = tmp_path / "trials" / f"{place:04d}"
+    directory.mkdir(parents=True)
+    text = "\n".join(map(json.dumps, lines))
+    (directory / "metrics.jsonl").write_text(text + "\n")
+    return directory
+
+
+LINES = [
+    {"step": 2, "val/accuracy": None, "val/loss": None},
+    {"step": 4, "val/accuracy": 0.5, "val/loss": None},
+]
+
+
+def test_a_measure_that_is_not_finite_is_nan(tmp_path):
+    made, _, job = study(tmp_path)
+    directory = write_run(tmp_path, 0, LINES)
+    result = {"best_step": 4, "parameters": {"all": 7}, "train_seconds": 1.0, "steps": 4}
+    values = measures(job, made.config, directory, result)
+    assert values["val/accuracy"] == 0.5
+    assert math.isnan(values["val/loss"])
+
+
+def test_a_validation_that_was_not_finite_is_in_no_curve(tmp_path):
+    """Of several objectives the curve comes from the run; of one, from what was reported."""
+    objectives = {"val/accuracy": "max", "parameters": "min"}
+    made, storage, job = study(tmp_path, trials=2, objectives=objectives)
+    for place in range(2):
+        write_run(tmp_path, place, LINES)
+    loaded = optuna.load_study(study_name="study", storage=storage)
+    for trial in job.queue.trials():
+        storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
+        running = optuna.trial.Trial(loaded, trial._trial_id)
+        job.space.apply(running, made.config)
+        loaded.tell(running, [0.5, 7.0])
+    results = read_results(made, storage, job)
+    assert [row.curve for row in results.rows] == 2 * [((100.0, 0.5),)]
+    write_results(results, job)
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_reports_that_were_not_finite_are_in_no_curve(tmp_path):
+    made, storage, job = study(tmp_path)
+    (waiting,) = job.queue.trials()
+    storage.set_trial_state_values(waiting._trial_id, optuna.trial.TrialState.RUNNING)
+    loaded = optuna.load_study(study_name="study", storage=storage)
+    trial = optuna.trial.Trial(loaded, waiting._trial_id)
+    job.space.apply(trial, made.config)
+    for percent, value in ((50, 0.25), (100, np.nan)):
+        trial.report(value, percent)
+    loaded.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    (row,) = read_results(made, storage, job).rows
+    assert row.curve == ((50.0, 0.25),)
+    assert row.values == (0.25,)
