@@ -1,11 +1,29 @@
-"""Storages: which are refused, and what is said."""
+"""Storages: which are refused, what is said, and what happens while one has gone away."""
 
+import contextlib
+import os
+import signal
+import socket
+import threading
+
+import optuna
 import pytest
+from optuna.storages._grpc.server import make_server
 
 from tests.search.requests import request
 from vision.errors import UserError
-from vision.search.storage import StorageGone, hidden, is_unreachable, open_storage, patiently
+from vision.search.storage import (
+    StorageGone,
+    explained,
+    hidden,
+    is_unreachable,
+    open_storage,
+    patiently,
+    remembering,
+    reopen_storage,
+)
 from vision.search.study import open_search
+from vision.support import signals
 
 
 @pytest.mark.parametrize(
@@ -91,6 +109,51 @@ def test_a_storage_that_comes_back_is_waited_for():
     with pytest.raises(ZeroDivisionError):
         patiently(lambda: 1 / 0)
     assert not is_unreachable(KeyError("x"))
+
+
+@contextlib.contextmanager
+def served(storage, port):
+    """Optuna's gRPC proxy of a storage, in this process."""
+    server = make_server(storage, "localhost", port)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(0).wait()
+
+
+def test_a_proxy_that_goes_away_and_comes_back(tmp_path):
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"grpc://localhost:{port}"
+    kept = optuna.storages.InMemoryStorage()
+    with served(kept, port):
+        storage = open_storage(url, tmp_path)
+        job = open_search(request(tmp_path, trials=3), storage)
+        job.queue.fill()
+        waiting = remembering(lambda: len(job.queue.trials()))
+        assert waiting() == 3
+    assert waiting() == 3
+    with pytest.raises(StorageGone) as error, explained():
+        job.queue.latest()
+    assert "failed to connect" in str(error.value).lower()
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(UserError, match="must be"), explained():
+        raise UserError("a key must be lower")
+    opened = []
+    thread = threading.Thread(target=lambda: opened.append(reopen_storage(url, tmp_path)))
+    thread.start()
+    with served(kept, port):
+        thread.join(60)
+        assert [study.study_name for study in opened[0].get_all_studies()] == ["study"]
+        assert patiently(job.queue.ended) == 0
+
+
+def test_a_signal_ends_the_wait():
+    with signals.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StorageGone, match="for 0 s"):
+            patiently(_refuse)
 
 
 def test_passwords_are_not_shown():

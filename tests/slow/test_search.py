@@ -38,9 +38,9 @@ def journal(folder):
 
 
 @contextlib.contextmanager
-def proxy(folder):
+def proxy(folder, port=0):
     """Optuna's gRPC proxy before an SQLite file, as the command serves it."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "vision.search.serve", f"--port={port}"]
     command.append(f"--storage=sqlite:///{folder}/study.db")
     server = subprocess.Popen(command, cwd=REPOSITORY)
@@ -156,6 +156,36 @@ def test_workers_of_one_command_are_replaced_and_stopped(tmp_path):
     trials = optuna.load_study(study_name="study", storage=open_storage("", out)).trials
     complete = [t.user_attrs[PLACE] for t in trials if t.state == TrialState.COMPLETE]
     assert sorted(complete) == list(range(16))
+
+
+def test_a_proxy_that_is_restarted_ends_no_worker(tmp_path):
+    """Nor the command that started the workers, which counts their trials."""
+    out = tmp_path / "study"
+    port = free_port()
+    flags = [f"--space={SPACE}", "--trials=12", "--workers=2"]
+    flags.append(f"--storage=grpc://localhost:{port}")
+    with contextlib.ExitStack() as first:
+        first.enter_context(proxy(tmp_path, port))
+        wait_for(port)
+        crew = start(out, *flags, stdout=subprocess.PIPE, text=True)
+        for line in crew.stdout:
+            if line.startswith("trial "):
+                break
+    time.sleep(10)  # longer than the command takes to count again
+    with proxy(tmp_path, port):
+        rest = crew.stdout.read()
+        assert crew.wait(LONGEST) == 0, rest
+    assert json.loads((out / "results.json").read_text())["trials"] == {"complete": 12}
+
+
+def wait_for(port):
+    """Waits until something listens on a port of this machine."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port)):
+            return
+        time.sleep(0.5)
+    raise TimeoutError
 
 
 def workers_of(pid):

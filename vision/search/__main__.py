@@ -51,32 +51,40 @@ def main(argv: Sequence[str]) -> None:
     if config.parallel.keep_memory:
         keep_freed_memory()
 
-    from vision.search.storage import open_storage
-    from vision.search.study import open_search, open_space
+    from vision.search.storage import explained
+    from vision.search.study import open_space
 
     open_space(request)  # its mistakes are found before anything is written
-    with signals.listening():
-        storage = open_storage(request.storage, request.out, request.workers)
-        job = open_search(request, storage)
-        job.queue.fill(request.retry)
-        cli.show(
-            f"study '{request.name}': {job.queue.count} trials of {job.space.title}; {request.out}"
-        )
-        if request.workers > 1:
-            from vision.search.workers import run_workers
+    with signals.listening(), explained():
+        _search(request)
 
-            is_done = run_workers(request, job.queue.ended, job.queue.count)
-        else:
-            from vision.search.worker import Worker
 
-            is_done = Worker(request).search()
-        if not is_done:
-            cli.show("interrupted: run the same command to continue")
-            return
-        from vision.search.output import write_results
-        from vision.search.results import read_results
+def _search(request: Request) -> None:
+    """Searches, and writes what was found."""
+    from vision.search.storage import open_storage, patiently, remembering
+    from vision.search.study import open_search
 
-        cli.show(*write_results(read_results(request, storage, job), job))
+    storage = open_storage(request.storage, request.out, request.workers)
+    job = patiently(lambda: open_search(request, storage))
+    patiently(lambda: job.queue.fill(request.retry))
+    cli.show(
+        f"study '{request.name}': {job.queue.count} trials of {job.space.title}; {request.out}"
+    )
+    if request.workers > 1:
+        from vision.search.workers import run_workers
+
+        is_done = run_workers(request, remembering(job.queue.ended), job.queue.count)
+    else:
+        from vision.search.worker import Worker
+
+        is_done = Worker(request).search()
+    if not is_done:
+        cli.show("interrupted: run the same command to continue")
+        return
+    from vision.search.output import write_results
+    from vision.search.results import read_results
+
+    cli.show(*write_results(patiently(lambda: read_results(request, storage, job)), job))
 
 
 def _command(argv: Sequence[str], storage: str) -> str:

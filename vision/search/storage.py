@@ -13,7 +13,8 @@ import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from vision.errors import RunError, UserError, brief, check_count
+from vision.errors import LONGEST_REASON, RunError, UserError, brief, check_count, printable
+from vision.support import signals
 from vision.support.extras import require
 from vision.support.lock import UNSUPPORTED
 
@@ -71,8 +72,7 @@ def open_database(url: str) -> BaseStorage:
             # Another worker was making the tables at the same moment.
             made = re.search("already exists|duplicate key", str(error))
             if not made or attempt == ATTEMPTS - 1:
-                reason = re.sub(r"^\(.*?\)\s*", "", brief(error))
-                raise UserError(f"cannot open --storage {hidden(url)}: {reason}") from error
+                raise UserError(f"cannot open --storage {hidden(url)}: {_why(error)}") from error
         time.sleep(1)
     raise AssertionError
 
@@ -175,7 +175,7 @@ def patiently(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
     """Returns what a call of the storage does, and tries again while it cannot be reached.
 
     Raises:
-        StorageGone: it stays unreachable for `patience` seconds.
+        StorageGone: it stays unreachable for `patience` seconds, or until a signal comes.
     """
     began = time.monotonic()
     pause = 0.5
@@ -185,13 +185,75 @@ def patiently(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
         except Exception as error:
             if not is_unreachable(error):
                 raise
-            if time.monotonic() - began > patience:
+            waited = time.monotonic() - began
+            if waited > patience or signals.received():
                 raise StorageGone(
-                    f"--storage has not answered for {patience:.0f} s ({brief(error)}): once it "
-                    "does, run the same command to continue"
+                    f"--storage has not answered for {waited:.0f} s ({_why(error)}): once it does, "
+                    "run the same command to continue"
                 ) from error
         time.sleep(pause)
         pause = min(2 * pause, 10.0)
+
+
+def _why(error: BaseException) -> str:
+    """Returns the words of an error: gRPC's, whose text is a table, or the database's."""
+    details = getattr(error, "details", None)
+    if not callable(details):
+        return re.sub(r"^\(.*?\)\s*", "", brief(error))
+    return printable(str(details()), LONGEST_REASON)
+
+
+def reopen_storage(url: str, out: pathlib.Path) -> BaseStorage:
+    """Opens a storage that the search has used already, and waits for one that has gone away.
+
+    Args:
+        url, out: see `open_storage`.
+
+    Raises:
+        UserError: it cannot be opened.
+        StorageGone: it stays unreachable.
+    """
+
+    def attempt() -> BaseStorage:
+        try:
+            return open_storage(url, out)
+        except UserError as error:
+            if error.__cause__ is not None and is_unreachable(error.__cause__):
+                raise error.__cause__ from None
+            raise
+
+    return patiently(attempt)
+
+
+def remembering(call: Callable[[], Answer]) -> Callable[[], Answer]:
+    """Returns a function that gives a call's last answer while the storage cannot be reached."""
+    answer = patiently(call)
+
+    def ask() -> Answer:
+        nonlocal answer
+        try:
+            answer = call()
+        except Exception as error:
+            if not is_unreachable(error):
+                raise
+        return answer
+
+    return ask
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Raises `StorageGone` for an error of a storage that nobody has waited for."""
+    try:
+        yield
+    except Exception as error:
+        # A bare ConnectionError may be that of a source of images.
+        if not is_unreachable(error) or isinstance(error, OSError):
+            raise
+        raise StorageGone(
+            f"--storage cannot be reached ({_why(error)}): once it can, run the same command to "
+            "continue"
+        ) from error
 
 
 def hidden(url: str) -> str:

@@ -16,7 +16,7 @@ from vision.search.lease import Lease
 from vision.search.queue import REASON, place_of
 from vision.search.repeats import plan
 from vision.search.request import Request
-from vision.search.storage import open_storage, patiently
+from vision.search.storage import patiently, reopen_storage
 from vision.search.study import Job, make_pruner, make_sampler, open_search
 from vision.support import signals
 from vision.support.progress import Progress
@@ -50,13 +50,13 @@ class Worker:
         """
         request = self._request
         with Lease(request.out) as lease:
-            storage = open_storage(request.storage, request.out)
-            job = open_search(request, storage)
+            storage = reopen_storage(request.storage, request.out)
+            job = patiently(lambda: open_search(request, storage))
             if not self.work(job, lease, request.retry):
                 return False
             if not request.repeat:
                 return True
-            repeats = plan(request, storage, job)
+            repeats = patiently(lambda: plan(request, storage, job))
             return repeats is None or self.work(repeats, lease, request.retry)
 
     def work(self, job: Job, lease: Lease, again: bool = False) -> bool:
@@ -88,7 +88,7 @@ class Worker:
                     continue
                 if patiently(lambda: job.queue.sign(claimed[1], lease.worker)):  # noqa: B023
                     self._train(job, *claimed)
-                _check_hope(job)
+                patiently(lambda: _check_hope(job))
                 work.reach(patiently(job.queue.ended))
         return False
 

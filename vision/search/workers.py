@@ -69,7 +69,7 @@ def run_workers(request: Request, count: Callable[[], int], total: int) -> bool:
 
     Args:
         request: the search.
-        count: returns how many trials have ended.
+        count: returns how many trials have ended; an error of it ends all workers.
         total: number of trials.
 
     Returns:
@@ -176,9 +176,11 @@ def _work(request: Request, share: Share) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
 
     def work(_: list[str]) -> None:
+        from vision.search.storage import explained
         from vision.search.worker import Worker
 
-        Worker(request).search()
+        with explained():
+            Worker(request).search()
 
     # the process that started the workers counts the trials of all
     with signals.listening(), progress.quiet(beside=True):
