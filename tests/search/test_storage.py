@@ -12,6 +12,7 @@ from optuna.storages._grpc.server import make_server
 
 from tests.search.requests import request
 from vision.errors import UserError
+from vision.search.__main__ import _command
 from vision.search.storage import (
     StorageGone,
     explained,
@@ -156,6 +157,30 @@ def test_a_signal_ends_the_wait():
             patiently(_refuse)
 
 
-def test_passwords_are_not_shown():
-    assert hidden("postgresql://me:secret@db/x") == "postgresql://me:***@db/x"
-    assert hidden("journal:x.log") == "journal:x.log"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@db/x", "postgresql://me:***@db/x"),
+        ("postgresql+psycopg2://me:secret@db:5432/x", "postgresql+psycopg2://me:***@db:5432/x"),
+        ("postgresql://me:my@secret@db/x", "postgresql://me:***@db/x"),
+        ("postgresql://:secret@db/x", "postgresql://:***@db/x"),
+        ("postgresql://db/x?user=me&password=secret", "postgresql://db/x?user=me&password=***"),
+        (
+            "postgresql://db/x?sslpassword=secret&user=me",
+            "postgresql://db/x?sslpassword=***&user=me",
+        ),
+        ("mysql://me:secret@db/x?PassWd=secret", "mysql://me:***@db/x?PassWd=***"),
+        ("postgresql://me@db/x?sslmode=require", "postgresql://me@db/x?sslmode=require"),
+        ("journal:x.log", "journal:x.log"),
+        ("grpc://host:13000", "grpc://host:13000"),
+    ],
+)
+def test_passwords_are_not_shown(url, shown):
+    assert hidden(url) == shown
+
+
+def test_a_command_is_written_down_without_the_password():
+    url = "postgresql://db/x?user=me&password=secret"
+    for words in ([f"--storage={url}"], ["--storage", url]):
+        written = _command([*words, "--out=x"], url)
+        assert "secret" not in written and "password=***" in written

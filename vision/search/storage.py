@@ -28,6 +28,7 @@ FORMS = (
     "journal:FILE, grpc://HOST:PORT, postgresql://USER:PASSWORD@HOST/DATABASE or, for one worker, "
     "sqlite:///FILE"
 )
+SECRET = r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*"  # a key of a URL's query, and its =
 Answer = TypeVar("Answer")
 
 
@@ -50,8 +51,8 @@ def open_storage(url: str, out: pathlib.Path, workers: int = 1) -> BaseStorage:
         return _open_proxy(url)
     if kind.startswith("sqlite") and workers > 1:
         raise UserError(
-            f"--storage {url}: SQLite cannot serve {workers} workers, it would lose trials: leave "
-            "--storage out, or serve it with python -m vision.search.serve"
+            f"--storage {hidden(url)}: SQLite cannot serve {workers} workers, it would lose "
+            "trials: leave --storage out, or serve it with python -m vision.search.serve"
         )
     return open_database(url)
 
@@ -90,7 +91,7 @@ def _open_proxy(url: str) -> BaseStorage:
             storage.wait_server_ready(timeout=ANSWER)
         except ConnectionError as error:
             raise UserError(
-                f"cannot reach --storage {url}: nothing answers; start "
+                f"cannot reach --storage {hidden(url)}: nothing answers; start "
                 f"python -m vision.search.serve --storage URL --port {port} there"
             ) from error
     return storage
@@ -257,8 +258,13 @@ def explained() -> Iterator[None]:
 
 
 def hidden(url: str) -> str:
-    """Returns a URL as it may be shown and written down: without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    """Returns a URL as it may be shown and written down: without its passwords.
+
+    They come before an @, which a password may have too, or in the query, as of PostgreSQL's
+    `?user=me&password=secret`.
+    """
+    url = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(SECRET, r"\1***", url, flags=re.IGNORECASE)
 
 
 @contextlib.contextmanager
