@@ -162,7 +162,7 @@ def test_a_proxy_that_is_restarted_ends_no_worker(tmp_path):
     """Nor the command that started the workers, which counts their trials."""
     out = tmp_path / "study"
     port = free_port()
-    flags = [f"--space={SPACE}", "--trials=12", "--workers=2"]
+    flags = [f"--space={SPACE}", "--trials=6", "--workers=2"]
     flags.append(f"--storage=grpc://localhost:{port}")
     with contextlib.ExitStack() as first:
         first.enter_context(proxy(tmp_path, port))
@@ -175,7 +175,7 @@ def test_a_proxy_that_is_restarted_ends_no_worker(tmp_path):
     with proxy(tmp_path, port):
         rest = crew.stdout.read()
         assert crew.wait(LONGEST) == 0, rest
-    assert json.loads((out / "results.json").read_text())["trials"] == {"complete": 12}
+    assert json.loads((out / "results.json").read_text())["trials"] == {"complete": 6}
 
 
 def wait_for(port):

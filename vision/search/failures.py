@@ -8,7 +8,6 @@ from vision.support import disk
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 # XLA's words for a device that does not work any more, whatever is computed on it
 BROKEN_DEVICE = ("UNAVAILABLE", "DATA_LOSS", "ABORTED", "CUDA_ERROR")
-HOPELESS = 5  # trainings that have failed before any has ended well: the search itself is wrong
 
 
 def reason_of(error: Exception) -> str:

@@ -11,7 +11,6 @@ from optuna.trial import TrialState
 
 from vision import cli
 from vision.errors import RunError
-from vision.search.failures import HOPELESS
 from vision.search.lease import Lease
 from vision.search.queue import REASON, place_of
 from vision.search.repeats import plan
@@ -24,6 +23,7 @@ from vision.training.shared import SharedSteps
 
 POLL = 1.0  # seconds between two looks at the queue while others still work
 BUSY = 30.0  # seconds to leave a run directory alone that somebody still writes to
+HOPELESS = 5  # trials that have failed before any has ended well: the study itself is wrong
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
 

@@ -85,9 +85,11 @@ class Trained:
     def train(self, variant: str, model: str = "mobile_space") -> float:
         """Trains any architecture, and returns its accuracy."""
         folder = self._out / (variant if model == "mobile_space" else f"{model}-{variant}")
-        if run(self.task.config_of(variant, model), folder) is None:
-            raise KeyboardInterrupt
-        jax.clear_caches()  # the next network is another program
+        try:
+            if run(self.task.config_of(variant, model), folder) is None:
+                raise KeyboardInterrupt
+        finally:
+            jax.clear_caches()  # the next network is another program
         return best_accuracy(folder)
 
     def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from vision import models
-from vision.errors import RunError, UserError, brief
+from vision.errors import RunError, UserError
 from vision.models.layers.streams import Streams
 from vision.models.layers.variants import Choice, spell
 from vision.search.architecture import study
@@ -18,9 +18,14 @@ from vision.search.architecture.costs import Task, count
 from vision.search.architecture.evolution import draw_allowed, evolve
 from vision.search.architecture.networks import Networks
 from vision.search.architecture.scores import BATCH, SCORES
+from vision.search.failures import reason_of
 from vision.support.progress import Progress
 
 SAMPLERS = ("evolution", "tpe", "nsga2", "random")
+# Networks that have failed before any was judged: the search itself is wrong. Many, since most of a
+# space may not fit in memory.
+HOPELESS = 20
+FAILED = "failed: "  # how the reason begins why a network was skipped that could not be judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +93,14 @@ class Search:
         self._threshold = self._choose_threshold() if plan.score else -np.inf
 
     def run(self) -> None:
-        """Judges as many networks as the plan says."""
+        """Judges as many networks as the plan says.
+
+        Raises:
+            RunError: the first networks have all failed.
+        """
         with self._work:
             self._run()
+        self._check_hope(1)
 
     def _run(self) -> None:
         plan = self._plan
@@ -120,7 +130,11 @@ class Search:
         return self._plan.budget is None or self._cost(choice) <= self._plan.budget
 
     def judge(self, choice: Choice) -> float | None:
-        """Returns the accuracy of a network; None if its score is too low or its training fails."""
+        """Returns the accuracy of a network; None if its score is too low or it cannot be judged.
+
+        Raises:
+            RunError: the first networks have all failed.
+        """
         name = spell(choice)
         if name not in self._candidates.rows:
             row = self._judge(choice)
@@ -128,6 +142,7 @@ class Search:
             number = len(self._met) + 1
             result = f"{100 * row['accuracy']:.2f} %" if "accuracy" in row else row["skipped"]
             self._report(f"{number}: {name}: {row['macs']:,} multiply-adds, {result}")
+            self._check_hope(HOPELESS)
         self._met.add(name)
         self._work.reach(len(self._met))
         return self._candidates.rows[name].get("accuracy")
@@ -136,16 +151,42 @@ class Search:
         row: Row = {"macs": count(choice, self._networks.task)}
         if self._candidates.request["cost"] == "latency":
             row["predicted"] = self._cost(choice)
+        try:
+            return row | self._evaluate(choice)
+        except Exception as error:
+            reason = reason_of(error)
+            if not reason:
+                raise
+            return row | {"skipped": f"{FAILED}{reason}"}
+
+    def _evaluate(self, choice: Choice) -> Row:
+        """Returns the score of a network, if the plan asks for it, and its accuracy."""
+        row: Row = {}
         if self._plan.score:
             score = self._score(choice)
             row["score"] = score if np.isfinite(score) else None
             if score < self._threshold:
                 reason = f"{self._plan.score} {score:.4g} is below {self._threshold:.4g}"
                 return row | {"skipped": reason}
-        try:
-            return row | {"accuracy": self._networks.accuracy(choice)}
-        except RunError as error:
-            return row | {"skipped": f"failed: {brief(error)}"}
+        return row | {"accuracy": self._networks.accuracy(choice)}
+
+    def _check_hope(self, least: int) -> None:
+        """Raises `RunError` if at least so many networks have failed, and none was judged.
+
+        They are forgotten, so that the search tries them again once its fault is mended.
+        """
+        rows = self._candidates.rows
+        failed = [name for name in rows if rows[name].get("skipped", "").startswith(FAILED)]
+        if len(failed) < least or any("accuracy" in row for row in rows.values()):
+            return
+        reason = rows[failed[-1]]["skipped"].removeprefix(FAILED)
+        for name in failed:
+            del rows[name]
+        self._candidates.save()
+        raise RunError(
+            f"the first {len(failed)} networks have all failed, the last with: {reason}\n"
+            "Fix this, and run the same command again"
+        )
 
     def _values(self, choice: Choice) -> tuple[float, float] | None:
         """Returns (accuracy, cost) of a network; None if it does not fit or has no accuracy."""
@@ -160,11 +201,23 @@ class Search:
         return SCORES[self._plan.score](model, *self._batch)
 
     def _choose_threshold(self) -> float:
-        """Returns the score that a share of random networks reaches."""
+        """Returns the score that a share of random networks reaches; one that fails has none."""
         generator = np.random.default_rng([self._plan.seed, 1])
         space = self._networks.space
-        drawn = (draw_allowed(space, self.is_allowed, generator) for _ in range(self._plan.scored))
-        scores = list(map(self._score, drawn))
+        scores = []
+        for _ in range(self._plan.scored):
+            choice = draw_allowed(space, self.is_allowed, generator)
+            try:
+                scores.append(self._score(choice))
+            except Exception as error:
+                reason = reason_of(error)
+                if not reason:
+                    raise
+                self._report(f"--score {self._plan.score}: {spell(choice)} {FAILED}{reason}")
+        if not scores:
+            raise RunError(
+                f"--score {self._plan.score}: all of {self._plan.scored} networks failed"
+            )
         return float(np.quantile(scores, 1 - self._plan.keep, method="lower"))
 
 
