@@ -11,8 +11,11 @@ import pytest
 from optuna.storages._grpc.server import make_server
 
 from tests.search.requests import request
+from tests.support.commands import refusal
+from tests.support.search_command import SPACE, arguments
 from vision.errors import UserError
-from vision.search.__main__ import _command
+from vision.search import __main__ as command
+from vision.search import serve
 from vision.search.storage import (
     StorageGone,
     explained,
@@ -22,6 +25,7 @@ from vision.search.storage import (
     patiently,
     remembering,
     reopen_storage,
+    sole_user,
 )
 from vision.search.study import open_search
 from vision.support import signals
@@ -63,6 +67,27 @@ def test_sqlite_serves_one_worker(tmp_path):
     with pytest.raises(UserError, match=r"SQLite cannot serve 2 workers"):
         open_storage(url, tmp_path, workers=2)
     assert open_storage(url, tmp_path, workers=1).get_all_studies() == []
+
+
+def test_two_processes_do_not_share_an_sqlite_file(tmp_path, capsys):
+    """Nor a search and what serves the file, whatever their directories and studies are."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    (tmp_path / "link").symlink_to(tmp_path)
+    same = f"sqlite:///{tmp_path}/link/study.db?timeout=9"
+    flags = (f"--space={SPACE}", "--trials=1")
+    with sole_user(url):
+        for main, argv in (
+            (command.main, arguments(tmp_path / "out", f"--storage={same}", *flags)),
+            (serve.main, [f"--storage={same}", "--port=1"]),
+        ):
+            message = refusal(main, capsys, *argv)
+            assert "is in use by another process, and SQLite serves only one" in message
+            assert "vision.search.serve" in message
+        with sole_user(f"sqlite:///{tmp_path}/other.db"), sole_user("journal:x"), sole_user(""):
+            pass
+    with sole_user(same):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 def test_a_file_that_is_no_journal(tmp_path):
@@ -182,5 +207,5 @@ def test_passwords_are_not_shown(url, shown):
 def test_a_command_is_written_down_without_the_password():
     url = "postgresql://db/x?user=me&password=secret"
     for words in ([f"--storage={url}"], ["--storage", url]):
-        written = _command([*words, "--out=x"], url)
+        written = command._command([*words, "--out=x"], url)
         assert "secret" not in written and "password=***" in written

@@ -51,11 +51,11 @@ def main(argv: Sequence[str]) -> None:
     if config.parallel.keep_memory:
         keep_freed_memory()
 
-    from vision.search.storage import explained
+    from vision.search.storage import explained, sole_user
     from vision.search.study import open_space
 
     open_space(request)  # its mistakes are found before anything is written
-    with signals.listening(), explained():
+    with signals.listening(), explained(), sole_user(request.storage):
         _search(request)
 
 

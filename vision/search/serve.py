@@ -31,15 +31,16 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("which database? Give --storage sqlite:///FILE or postgresql://...")
     check_count("--port", values.port, 1, 65535)
     require_stage("the search", "search")
-    from vision.search.storage import hidden, open_database, run_proxy
+    from vision.search.storage import hidden, open_database, run_proxy, sole_user
 
-    storage = open_database(values.storage)
-    _check_port(values.host, values.port)
-    # SQLite: one at a time, so that none finds the file locked.
-    threads = 1 if values.storage.startswith("sqlite") else THREADS
-    cli.show(f"{hidden(values.storage)} at grpc://{values.host}:{values.port}")
-    with progress.quiet():
-        run_proxy(storage, values.host, values.port, threads)
+    with sole_user(values.storage):
+        storage = open_database(values.storage)
+        _check_port(values.host, values.port)
+        # SQLite: one at a time, so that none finds the file locked.
+        threads = 1 if values.storage.startswith("sqlite") else THREADS
+        cli.show(f"{hidden(values.storage)} at grpc://{values.host}:{values.port}")
+        with progress.quiet():
+            run_proxy(storage, values.host, values.port, threads)
 
 
 def _check_port(host: str, port: int) -> None:

@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from vision.errors import LONGEST_REASON, RunError, UserError, brief, check_count, printable
 from vision.support import signals
 from vision.support.extras import require
-from vision.support.lock import UNSUPPORTED
+from vision.support.lock import UNSUPPORTED, locked
 
 JOURNAL = "journal.log"  # the default, in --out
 GRPC_PORT = 13000
@@ -76,6 +76,48 @@ def open_database(url: str) -> BaseStorage:
                 raise UserError(f"cannot open --storage {hidden(url)}: {_why(error)}") from error
         time.sleep(1)
     raise AssertionError
+
+
+@contextlib.contextmanager
+def sole_user(url: str) -> Iterator[None]:
+    """Keeps other processes from an SQLite file during the block; other storages take several.
+
+    Args:
+        url: see `FORMS`.
+
+    Raises:
+        UserError: another process uses the file.
+    """
+    path = _sqlite_file(url)
+    with contextlib.ExitStack() as stack:
+        if path is not None:
+            try:
+                stack.enter_context(locked(path.parent, "--storage", f".{path.name}.lock"))
+            except UserError as error:
+                if "in use" not in str(error):
+                    raise
+                raise UserError(
+                    f"--storage {hidden(url)} is in use by another process, and SQLite serves only "
+                    "one.\nLeave --storage out, or serve the file with python -m "
+                    "vision.search.serve"
+                ) from error
+        yield
+
+
+def _sqlite_file(url: str) -> pathlib.Path | None:
+    """Returns the file of an SQLite URL; None for other storages, and for one in memory."""
+    if not url.startswith("sqlite"):
+        return None
+    import sqlalchemy
+
+    try:
+        database = sqlalchemy.make_url(url).database
+    except sqlalchemy.exc.ArgumentError:  # opening it says what is wrong
+        return None
+    if not database or database == ":memory:":
+        return None
+    path = pathlib.Path(database.removeprefix("file:")).resolve()
+    return path if path.parent.is_dir() else None  # SQLite makes no directory
 
 
 def _open_proxy(url: str) -> BaseStorage:
