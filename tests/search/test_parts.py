@@ -12,7 +12,7 @@ from vision.config import default
 from vision.config.load import load
 from vision.config.written import changed_keys, config_file
 from vision.errors import UserError
-from vision.search.repeats import Repeated, chosen_config, difference, interval
+from vision.search.repeats import Contenders, Repeated, chosen_config, difference, interval
 from vision.search.report import importances, page
 from vision.search.request import parse_objectives
 from vision.search.results import Results, Row, front, verdict_of
@@ -83,6 +83,21 @@ def test_nothing_is_called_better_within_the_spread(scores, way, words, tmp_path
     made = results(tmp_path, [row(0, 0.99)], repeated, objectives={"val/loss": way})
     assert words in verdict_of(made, "0000")[-1]
     assert chosen_config(repeated[1:], way) == "0000"
+
+
+def test_what_only_computes_a_run_makes_no_other_repetitions():
+    """As of the study itself: with another number of loaders the same repetitions go on."""
+    config = default()
+
+    def digest(seeds=(0, 1), **changes):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+        configs = {"default": config.to_dict(), "0000": changed.to_dict()}
+        return Contenders(configs, seeds).digest
+
+    assert digest(data__workers=3, log__progress=False, compile_cache="x") == digest()
+    others = [digest(), digest(seeds=(0, 2)), digest(optimizer__learning_rate=0.125)]
+    assert len(set(others)) == 3
 
 
 def test_the_front_of_two_objectives(tmp_path):

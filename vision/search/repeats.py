@@ -24,7 +24,7 @@ from vision.data.splits import split_seed
 from vision.errors import UserError
 from vision.search.queue import place_of
 from vision.search.request import Request
-from vision.search.study import Job, open_repeats
+from vision.search.study import Job, compared, open_repeats
 from vision.support.reading import read_json
 
 DEFAULT = "default"  # the name of the study's own config among those that are compared
@@ -49,8 +49,9 @@ class Contenders:
     @property
     def digest(self) -> str:
         """Hexadecimal digits that follow from the configs and seeds, and from how they are used."""
-        contents = [self._configs, self._seeds, "split as for the search"]
-        text = json.dumps(contents, sort_keys=True, default=str)
+        # Keys that may differ when the search goes on must not make another study of the same runs.
+        configs = {name: compared(from_dict(values)) for name, values in self._configs.items()}
+        text = json.dumps([configs, self._seeds, "split as for the search"], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

@@ -94,7 +94,7 @@ def open_search(request: Request, storage: BaseStorage) -> Job:
     identity = {
         "title": space.title,
         "space": space.digest,
-        "config": _compared(request.config),
+        "config": compared(request.config),
         "objectives": request.objectives,
         "seed": request.seed,
         "token": _token(request),
@@ -207,8 +207,11 @@ def _token(request: Request) -> str:
         return token
 
 
-def _compared(config: ConfigDict) -> dict[str, Any]:
-    """Returns the keys of a config that a study's trials must have in common."""
+def compared(config: ConfigDict) -> dict[str, Any]:
+    """Returns {key: value} of a config without `FREE`: what a study must not change.
+
+    The values are those of JSON.
+    """
     values = json.loads(json.dumps(dict(leaves(config))))
     return {key: value for key, value in values.items() if not key.startswith(FREE)}
 
