@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from vision.search.__main__ import main
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "scripts" / "launch"
 WORKER = """#!{python}
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 out = pathlib.Path(next(a for a in sys.argv if a.startswith("--out=")).partition("=")[2])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 if "--wait" in sys.argv:
@@ -23,7 +24,11 @@ if "--wait" in sys.argv:
 if "--fail" in sys.argv:
     sys.exit(2)
 if "--done" in sys.argv:
-    (out / "results.json").write_text("[]")
+    hours = [int(a.partition("=")[2]) for a in sys.argv if a.startswith("--hours=")]
+    moment = time.time() + 3600 * sum(hours)
+    (out / "results.new").write_text("[]")
+    os.utime(out / "results.new", (moment, moment))
+    os.replace(out / "results.new", out / "results.json")
 """
 
 
@@ -47,6 +52,17 @@ def worker(tmp_path):
 )
 def test_a_worker_says_whether_the_search_is_done(arguments, code, worker):
     assert worker(*arguments).wait(30) == code
+
+
+@pytest.mark.parametrize("hours", [-3, 3], ids=["behind", "ahead"])
+@pytest.mark.parametrize(("arguments", "code"), [(["--done"], 0), ([], 75)], ids=["done", "not"])
+def test_the_clock_of_another_machine_changes_nothing(arguments, code, hours, worker, tmp_path):
+    """The search is done if results.json was written again, whatever its time says."""
+    results = tmp_path / "results.json"
+    results.write_text("[]")
+    moment = time.time() + 3600 * hours
+    os.utime(results, (moment, moment))
+    assert worker(f"--hours={hours}", *arguments).wait(30) == code
 
 
 def test_a_worker_that_is_told_to_stop_exits_with_75(worker):
