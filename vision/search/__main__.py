@@ -170,7 +170,7 @@ def _flags(values: flags.FlagValues) -> None:
     def number(name: str, default: int | None, meaning: str) -> None:
         flags.DEFINE_integer(name, default, meaning, flag_values=values)
 
-    text("space", "", "file with space(trial, config); default: the config file's sweep()")
+    text("space", "", "FILE[:ARGUMENT] with space(trial, config); default: sweep() of --config")
     number("trials", None, "total number of trials; default: the whole grid")
     text("out", "", "directory of the study: runs, trials.csv, best.py, report.html")
     number("workers", 1, "processes on this machine, which divide its cores and GPUs")

@@ -5,13 +5,15 @@ A space is a Python file with a function that changes a config by what a trial s
     def space(trial, config):
         config.optimizer.learning_rate = trial.suggest_float("rate", 1e-4, 1e-1, log=True)
 
-`trial` is Optuna's. The file may also have `measure(config, workdir) -> {name: number}`, called
+`trial` is Optuna's. A third argument of the function is what follows the file's name in --space
+FILE:ARGUMENT, as text. The file may also have `measure(config, workdir) -> {name: number}`, called
 when a trial has been trained: what it returns may be an objective of the study.
 """
 
 import ast
 import contextlib
 import hashlib
+import inspect
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -58,13 +60,16 @@ class FileSpace:
     """The space of a Python file.
 
     Args:
-        path: the file.
+        spec: FILE, or FILE:ARGUMENT.
 
     Raises:
-        UserError: there is no such file, it fails, or it has no `space(trial, config)`.
+        UserError: there is no such file, it fails, it has no `space(trial, config)`, or that takes
+            no argument.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, spec: str):
+        path, colon, argument = spec.partition(":")
+        self._arguments = (argument,) if colon else ()
         path = shipped.locate(path)
         if not pathlib.Path(path).is_file():
             raise UserError(f"--space: no file '{path}'{nearest_file(path, FOLDER)}")
@@ -76,23 +81,29 @@ class FileSpace:
             raise UserError(
                 f"{path} has no space(trial, config): see {FOLDER}/supervised.py for the form"
             )
+        try:
+            inspect.signature(function).bind(None, None, *self._arguments)
+        except TypeError as error:
+            given = f"the argument '{argument}'" if colon else "no argument after the file's name"
+            raise UserError(f"--space {spec}: its space() does not take {given}") from error
         self._function: Callable[..., Any] = function
         self._measure: Callable[..., Any] | None = getattr(module, "measure", None)
 
     @property
     def title(self) -> str:
         """What it is, for messages and the report."""
-        return self.path
+        return ":".join((self.path, *self._arguments))
 
     @property
     def digest(self) -> str:
-        """Digits that follow from the code: comments and empty lines change nothing."""
-        return hashlib.sha256(ast.dump(ast.parse(self.text)).encode()).hexdigest()
+        """Digits that follow from the code and the argument, not from comments or empty lines."""
+        contents = ":".join((ast.dump(ast.parse(self.text)), *self._arguments))
+        return hashlib.sha256(contents.encode()).hexdigest()
 
     def apply(self, trial: optuna.Trial, config: ConfigDict) -> ConfigDict:
         """Returns the config of a trial; see `Space`."""
         changed = config.copy_and_resolve_references()
-        self._guarded(self._function, trial, changed)
+        self._guarded(self._function, trial, changed, *self._arguments)
         try:
             validate(changed)
         except UserError as error:

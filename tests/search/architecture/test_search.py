@@ -6,14 +6,19 @@ import re
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.search.architecture.conftest import SPACE, call, settings
 from vision import cli
+from vision.errors import UserError
 from vision.models.layers.variants import choice_of, parse
 from vision.search.architecture import __main__ as search
 from vision.search.architecture import rank
+from vision.search.architecture.costs import Task
 from vision.search.architecture.networks import best_accuracy
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
+from vision.search.space import FileSpace, check_space  # noqa: E402
+
 BUDGET = 100_000
 
 
@@ -141,21 +146,49 @@ def test_another_search_in_the_same_directory(supernet, tmp_path, capsys):
     assert (tmp_path / "out" / "search.json").read_bytes() == before
 
 
-def test_the_space_of_the_file_for_studies(monkeypatch):
-    """configs/spaces/architecture.py chooses one network and puts it into the config."""
-    import importlib.util
+FILE = "configs/spaces/architecture.py"
 
-    import optuna
 
-    from tests.conftest import REPOSITORY
-
-    spec = importlib.util.spec_from_file_location(
-        "space", REPOSITORY / "configs" / "spaces" / "architecture.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def drawn(spec, count):
+    """Returns (networks that the file's space has drawn, why others were pruned)."""
+    space = FileSpace(spec)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(5):
-        config = settings()
-        module.space(study.ask(), config)
-        parse(SPACE).check(choice_of(config.model.variant))
+    names = []
+    reasons = []
+    for _ in range(count):
+        try:
+            names.append(space.apply(study.ask(), settings()).model.variant)
+        except optuna.TrialPruned as error:
+            reasons.append(str(error))
+    return names, reasons
+
+
+def test_the_space_of_the_file_for_studies(monkeypatch):
+    """It chooses one network and puts it into the config; within a budget, if it has one."""
+    monkeypatch.chdir(REPOSITORY)
+    names, reasons = drawn(FILE, 30)
+    assert len(names) == 30 and not reasons
+    for name in names:
+        parse(SPACE).check(choice_of(name))
+    task = Task(settings(), tuple("0123456789"), 8, 1)
+    costs = {name: task.macs(name) for name in set(names)}
+    most = sorted(costs.values())[len(costs) // 2]
+    within, reasons = drawn(f"{FILE}:{most}", 30)
+    assert within == [name for name in names if costs[name] <= most]
+    over = [costs[name] for name in names if costs[name] > most]
+    assert reasons == [f"{cost:,} multiply-adds, over {most:,}" for cost in over]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (f"{FILE}:10", "no network of the space fits; the smallest, c4-w4e2-h8, costs"),
+        (f"{FILE}:small", "must be a number, got 'small'"),
+        (f"{FILE}:-1", "must be above 0"),
+        ("configs/spaces/size.py:2e6", "does not take the argument '2e6'"),
+    ],
+)
+def test_budgets_that_are_refused(spec, message, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_space(FileSpace(spec), settings())
