@@ -7,6 +7,7 @@ another trial with the same parameters, which goes on in the same run directory.
 """
 
 import contextlib
+import math
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,7 +185,7 @@ def is_lost(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and LOST in trial.user_attrs
 
 
-def latest(trials: Sequence[FrozenTrial], count: int) -> dict[int, FrozenTrial]:
+def latest(trials: Sequence[FrozenTrial], count: float = math.inf) -> dict[int, FrozenTrial]:
     """Returns {place: its newest trial} of the places below a count, in their order."""
     newest: dict[int, FrozenTrial] = {}
     for trial in trials:

@@ -74,7 +74,7 @@ def train_trial(
     config.parallel.distributed = "off"  # a scheduler's workers each have trials of their own
     _check_free(workdir)
     try:
-        _repeat_reports(trial, job, config, workdir)
+        repeat_reports(trial, job, config, workdir)
         host = Host(lambda validation: _watch(trial, job, config, validation), shared)
         result = run(config, workdir, again=again, host=host)
         if result is None:
@@ -128,6 +128,29 @@ def resource(config: ConfigDict, base: ConfigDict, share: float) -> int:
     return max(1, round(ORDER[0] * share * length))
 
 
+def repeat_reports(
+    trial: optuna.Trial, job: Job, config: ConfigDict, workdir: pathlib.Path
+) -> None:
+    """Reports the validations of the worker that died before: they are not made again.
+
+    The pruner is asked after each, so that it notes what the trial had reached there; its answer
+    came from the trials of that time, after which the training went on.
+    """
+    objective = next(iter(job.objectives))
+    lines = [line for line in metric_lines(workdir) if objective in line]
+    if len(job.objectives) > 1 or not lines:
+        return
+    total = planned_steps(config.train, workdir)
+    for line in lines:
+        if total:
+            share = line["step"] / total
+            percent = resource(config, job.config, share)
+            value = _number(line[objective])
+            patiently(functools.partial(trial.report, value, percent))
+            if line["step"] < total:  # as while it was trained
+                patiently(trial.should_prune)
+
+
 def _watch(trial: optuna.Trial, job: Job, config: ConfigDict, validation: Validation) -> bool:
     """Reports a validation to the pruner; returns whether the trial is hopeless."""
     objective = next(iter(job.objectives))
@@ -141,23 +164,6 @@ def _watch(trial: optuna.Trial, job: Job, config: ConfigDict, validation: Valida
         if is_unreachable(error):  # the training need not wait: the next validation asks again
             return False
         raise
-
-
-def _repeat_reports(
-    trial: optuna.Trial, job: Job, config: ConfigDict, workdir: pathlib.Path
-) -> None:
-    """Reports the validations of the worker that died before: they are not made again."""
-    objective = next(iter(job.objectives))
-    lines = [line for line in metric_lines(workdir) if objective in line]
-    if len(job.objectives) > 1 or not lines:
-        return
-    total = planned_steps(config.train, workdir)
-    for line in lines:
-        if total:
-            share = line["step"] / total
-            percent = resource(config, job.config, share)
-            value = _number(line[objective])
-            patiently(functools.partial(trial.report, value, percent))
 
 
 def _number(value: Any) -> float:
