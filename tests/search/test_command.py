@@ -131,6 +131,7 @@ def test_failures_have_reasons_and_end_nothing(tmp_path, monkeypatch):
     assert {kind for kind, row in rows.items() if row["state"] == "complete"} == {"good"}
     assert all(row["state"] in ("complete", "failed") for row in rows.values())
     assert "finite" in rows["nan"]["reason"]
+    assert float(rows["nan"]["seconds"]) > 0 and float(rows["odd"]["seconds"]) > 0
     assert "divide" in rows["refused"]["reason"]
     assert rows["odd"]["reason"] == "TypeError: an odd shape"
     assert rows["unmeasured"]["reason"].startswith("cost is nan")

@@ -1,5 +1,6 @@
 """The smaller parts, against formulas and references: shares, intervals, fronts, files."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from vision.config import default
 from vision.config.load import load
 from vision.config.written import changed_keys, config_file
 from vision.errors import UserError
+from vision.search.output import describe
 from vision.search.repeats import Contenders, Repeated, chosen_config, difference, interval
 from vision.search.report import importances, page
 from vision.search.request import parse_objectives
@@ -145,6 +147,15 @@ def test_what_matters_is_the_most_important(tmp_path):
 def test_any_study_has_a_page(rows, tmp_path):
     text = page(results(tmp_path, rows))
     assert "<b>&" not in text
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_the_cost_says_what_it_leaves_out(lost, tmp_path):
+    made = dataclasses.replace(results(tmp_path, [row(0, 0.5), row(1, 0.4)]), lost=lost)
+    cost = "200 images in 2 s of training"
+    words = ", without what killed workers had to repeat"
+    assert describe(made)[0] == f"2 complete; {cost}{words if lost else ''}"
+    assert (words in page(made)) == bool(lost)
 
 
 def test_a_config_file_says_what_differs(tmp_path):

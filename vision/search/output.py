@@ -12,7 +12,7 @@ from vision.errors import printable
 from vision.search import repeats
 from vision.search.queue import PLACE
 from vision.search.report import page
-from vision.search.results import Results, chosen_row, states, verdict_of
+from vision.search.results import Results, chosen_row, states, uncounted, verdict_of
 from vision.search.study import Job
 from vision.support.files import filling, replacing, write_json
 
@@ -85,8 +85,8 @@ def _best_file(results: Results, job: Job) -> str:
     )
     origin = [
         f"Trial {row.name} of the study '{request.name}': {objective} on the validation split.",
-        f"{counts}; the search trained on {sum(r.images for r in results.rows):,} images "
-        f"in {sum(r.seconds for r in results.rows):,.0f} s.",
+        f"{counts}; the search trained on {sum(r.images for r in results.rows):,} images",
+        f"in {sum(r.seconds for r in results.rows):,.0f} s{uncounted(results)}.",
         f"What was chosen: {json.dumps(dict(row.parameters))}",
     ]
     evidence = verdict_of(results, row.name) or [
@@ -104,7 +104,8 @@ def describe(results: Results) -> list[str]:
     shown = ", ".join(f"{count} {state}" for state, count in states(results.rows).items())
     images = sum(row.images for row in results.rows)
     seconds = sum(row.seconds for row in results.rows)
-    lines = [f"{shown}; {images:,} images in {seconds:,.0f} s of training"]
+    cost = f"{images:,} images in {seconds:,.0f} s of training{uncounted(results)}"
+    lines = [f"{shown}; {cost}"]
     if results.best:
         row = chosen_row(results)
         values = ", ".join(

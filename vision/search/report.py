@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from vision.data.pictures import data_uri
 from vision.search import figures, repeats
-from vision.search.results import Results, Row, chosen_row, front, states, verdict_of
+from vision.search.results import Results, Row, chosen_row, front, states, uncounted, verdict_of
 from vision.support.page import render
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
@@ -39,6 +39,7 @@ def page(results: Results) -> str:
         "lost": results.lost,
         "images": sum(row.images for row in results.rows),
         "seconds": sum(row.seconds for row in results.rows),
+        "uncounted": uncounted(results),
         "best": _cells(results, chosen_row(results)) if results.best else None,
         "repeated": _repeated(results),
         "verdict": verdict_of(results, chosen_row(results).name) if results.best else [],

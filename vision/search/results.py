@@ -35,7 +35,8 @@ class Row:
         values: of the objectives; of a pruned trial the last finite one that was measured.
         reason: why it failed or was pruned.
         parameters: {name: value}.
-        images, seconds: what it has cost.
+        images, seconds: what it has cost; if it failed, as far as its metrics and its last attempt
+            tell. What was trained between a checkpoint and the death of a worker counts once.
         curve: [(percent of the training, finite value of the first objective)] of its validations.
     """
 
@@ -152,6 +153,11 @@ def states(rows: Sequence[Row]) -> dict[str, int]:
     """Returns {state: number of trials} of the states that occur."""
     counts = {state: sum(row.state == state for row in rows) for state in STATES.values()}
     return {state: count for state, count in counts.items() if count}
+
+
+def uncounted(results: Results) -> str:
+    """Returns what the images and seconds of a search leave out, to follow them; "" if nothing."""
+    return ", without what killed workers had to repeat" if results.lost else ""
 
 
 def verdict_of(results: Results, name: str) -> list[str]:

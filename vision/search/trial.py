@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +74,7 @@ def train_trial(
     config.log.curves = False  # the study's report has the curves of all
     config.parallel.distributed = "off"  # a scheduler's workers each have trials of their own
     _check_free(workdir)
+    began = time.monotonic()
     try:
         repeat_reports(trial, job, config, workdir)
         host = Host(lambda validation: _watch(trial, job, config, validation), shared)
@@ -89,7 +91,7 @@ def train_trial(
         reason = "" if is_unreachable(error) else reason_of(error)
         if not reason:
             raise
-        return Ended("failed", reason=reason, attributes=_spent(config, workdir))
+        return Ended("failed", reason=reason, attributes=_spent(config, workdir, began))
 
 
 def measures(
@@ -211,7 +213,8 @@ def _ended(
     )
 
 
-def _spent(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns what a trial that failed has cost, as far as its metrics tell."""
+def _spent(config: ConfigDict, workdir: pathlib.Path, began: float) -> dict[str, Any]:
+    """Returns what a trial that failed has cost, as far as its metrics and this attempt tell."""
     steps = max((line["step"] for line in metric_lines(workdir)), default=0)
-    return {"images": steps * config.train.batch_size, "steps": steps}
+    seconds = round(time.monotonic() - began, 2)
+    return {"images": steps * config.train.batch_size, "seconds": seconds, "steps": steps}
