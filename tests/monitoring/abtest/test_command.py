@@ -169,6 +169,39 @@ def test_labels_of_mostly_one_version_decide_nothing(split, command, tmp_path):
     assert "continue: Nothing can be decided: accuracy is known for" in printed
 
 
+@pytest.mark.parametrize("flags", [(), ("--sequential",)])
+@pytest.mark.parametrize("name", ["accuracy", "latency"])
+def test_a_guardrail_known_for_mostly_one_version_decides_nothing(
+    split, command, tmp_path, name, flags
+):
+    columns, truth = split
+    is_new = np.array(columns["version"]) == "2"
+    chosen = np.random.default_rng(1).random(REQUESTS).repeat(2) < np.where(is_new, 0.9, 0.4)
+    ids = np.array(columns["id"])
+    if name == "accuracy":
+        kept = (ids[chosen], np.array(columns["image"])[chosen], truth[chosen])
+        ab_logs.write_labels(tmp_path / "labels.csv", *kept)
+    else:
+        lines = [f"{request},5" for request in ids[chosen][::2]]
+        (tmp_path / "table.csv").write_text("\n".join(["id,latency", *lines]))
+    flags = (f"--table={tmp_path / 'table.csv'}", f"--labels={tmp_path / 'labels.csv'}", *flags)
+    flags = (*flags, "--measure=confidence", "--effect=0.02")
+    code, printed, _ = command(*flags, "--guardrail=contrast:1", f"--guardrail={name}:-0.01")
+    assert code == 0 and f"continue: Nothing can be decided: {name} is known for" in printed
+    checks = record_of(tmp_path)["checks"]
+    assert checks["measured"]["p"] == checks["guarded"]["measures"]["contrast"]["p"] == 1
+    assert f"of these with a known {name}" in (tmp_path / "out" / "report.html").read_text()
+    assert "Nothing can be decided" not in command(*flags)[1]  # without the guardrail
+
+
+def test_a_guardrail_on_the_measure_is_checked_once(split, command, tmp_path):
+    flags = (f"--labels={tmp_path / 'labels.csv'}", "--guardrail=accuracy:-0.01")
+    command(*flags)
+    assert record_of(tmp_path)["checks"]["guarded"] == {"measures": {}, "doubt": ""}
+    command(*flags, "--covariate=brightness")  # the measure is of units with a brightness only
+    assert list(record_of(tmp_path)["checks"]["guarded"]["measures"]) == ["accuracy"]
+
+
 def test_an_a_a_test_is_called_one(command, tmp_path):
     columns, truth = ab_logs.draw(np.random.default_rng(3), 400, (0.9, 0.9))
     ab_logs.write(tmp_path / "log", columns | {"bundle": ["a" * 16] * 400})

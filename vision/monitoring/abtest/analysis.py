@@ -119,7 +119,8 @@ def _randomized(request, data, report):
             "traffic is not split by it"
         )
     measured = units.measured()
-    doubts = checks(request, units, both)
+    guarded = {name: _units(request, data, name)[:2] for name, _ in request.guardrails}
+    doubts = checks(request, units, both, {name: part for name, (part, _) in guarded.items()})
     if not measured.is_new.any() or measured.is_new.all():
         raise UserError(f"a version has no answers with a known {request.measure}")
     adjusted = None
@@ -132,8 +133,11 @@ def _randomized(request, data, report):
         is_binary = False
     measured = measured._replace(totals=totals)
     difference = _difference(measured, is_binary, request.alpha)
-    guardrails = _judged(request, data, _difference_of)
-    record = outcome(request, difference, guardrails, doubts)
+
+    def compare(name):
+        return _difference_of(request, name, *guarded[name])
+
+    record = outcome(request, difference, _judged(request, compare), doubts)
     record["measure"] |= {
         "kind": "proportion" if is_binary else "mean",
         "rows": [int(measured.rows[side].sum()) for side in (~measured.is_new, measured.is_new)],
@@ -159,18 +163,16 @@ def _shadowed(request, data, pairs):
     """Returns the part of the record on a version that was a shadow only."""
     difference = _paired(request, data, pairs, request.measure)
 
-    def compare(request, data, name):
+    def compare(name):
         return _paired(request, data, pairs, name)
 
-    record = outcome(request, difference, _judged(request, data, compare), {})
+    record = outcome(request, difference, _judged(request, compare), {})
     return record | {"cuped": None, "looks": []}
 
 
-def _judged(request, data, compare):
-    """Returns the guardrails, judged; `compare(request, data, name)` returns a `Difference`."""
-    differences = [
-        (name, margin, compare(request, data, name)) for name, margin in request.guardrails
-    ]
+def _judged(request, compare):
+    """Returns the guardrails, judged; `compare(name)` returns a `Difference`."""
+    differences = [(name, margin, compare(name)) for name, margin in request.guardrails]
     return judge_guardrails(differences, request.alpha, request.is_sequential)
 
 
@@ -181,8 +183,7 @@ def _units(request, data, name, covariate=None):
     return units, samples.is_binary(data.answers, values), both
 
 
-def _difference_of(request, data, name):
-    units, is_binary, _ = _units(request, data, name)
+def _difference_of(request, name, units, is_binary):
     units = units.measured()
     if not units.is_new.any() or units.is_new.all():
         raise UserError(f"--guardrail {name}: a version has no answers with a known {name}")

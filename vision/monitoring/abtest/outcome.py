@@ -13,6 +13,7 @@ from vision.monitoring.abtest.moments import of_counts
 from vision.monitoring.abtest.request import Request
 from vision.monitoring.abtest.samples import Units
 from vision.monitoring.abtest.verdict import Evidence, Guardrail, decide
+from vision.reference.verdict import holm
 
 MISSING = 0.02  # difference of the shares of known values that is looked for
 MOST_IN_BOTH = 0.01  # of the units; with more, the traffic is not split by them
@@ -74,13 +75,20 @@ def outcome(
     }
 
 
-def checks(request: Request, units: Units, both: int) -> dict[str, dict[str, Any]]:
+def checks(
+    request: Request, units: Units, both: int, guarded: Mapping[str, Units]
+) -> dict[str, dict[str, Any]]:
     """Returns what could make the two versions' units incomparable: {check: {..., "doubt": why}}.
+
+    The measure and the guardrails must be known equally often for both versions. The p-values of
+    that are corrected by Holm's method for the number of measures, so that more guardrails do not
+    mean more false doubts.
 
     Args:
         request: what was asked.
         units: all of them, also those of which nothing was measured.
         both: units that were left out, because both versions answered them.
+        guarded: {name of a guardrail's measure: the same units, with its values}.
     """
     counts = [int((~units.is_new).sum()), int(units.is_new.sum())]
     share = request.shares[0] / sum(request.shares)
@@ -95,17 +103,43 @@ def checks(request: Request, units: Units, both: int) -> dict[str, dict[str, Any
     crossed = ""
     if both > MOST_IN_BOTH * (both + sum(counts)):
         crossed = f"{both:,} of {both + sum(counts):,} units got answers from both versions"
-    measured = [int((units.rows[side] > 0).sum()) for side in (~units.is_new, units.is_new)]
-    missing_p = _missing_p(counts, measured, request.is_sequential)
-    selective = ""
-    if missing_p < comparisons.MISMATCH:
-        rates = " and ".join(f"{k / c:.1%}" for k, c in zip(measured, counts, strict=True))
-        selective = f"{request.measure} is known for {rates} of the units ({p_text(missing_p)})"
+    # with a covariate, the measure is only of units that have that, too
+    others = [name for name in guarded if name != request.measure or request.covariate]
+    measured, *of_others = _known(
+        [request.measure, *others], [units, *(guarded[name] for name in others)], request
+    )
     return {
         "sample_ratio": {"units": counts, "split": wanted, "p": p, "doubt": mismatch},
         "in_both": {"units": both, "doubt": crossed},
-        "measured": {"units": measured, "p": missing_p, "doubt": selective},
+        "measured": measured,
+        "guarded": {
+            "measures": dict(zip(others, of_others, strict=True)),
+            "doubt": "; ".join(row["doubt"] for row in of_others if row["doubt"]),
+        },
     }
+
+
+def _known(names, parts, request):
+    """Returns {"units", "p", "doubt"} of each measure: whether it is known equally often."""
+    sides = [(~units.is_new, units.is_new) for units in parts]
+    counts = [[int(side.sum()) for side in own] for own in sides]
+    known = [
+        [int((units.rows[side] > 0).sum()) for side in own]
+        for units, own in zip(parts, sides, strict=True)
+    ]
+    p_values = [
+        _missing_p(*pair, request.is_sequential) for pair in zip(counts, known, strict=True)
+    ]
+    rows = []
+    for name, of_all, of_known, p in zip(
+        names, counts, known, holm(np.array(p_values)), strict=True
+    ):
+        selective = ""
+        if p < comparisons.MISMATCH:
+            rates = " and ".join(f"{k / c:.1%}" for k, c in zip(of_known, of_all, strict=True))
+            selective = f"{name} is known for {rates} of the units ({p_text(p)})"
+        rows.append({"units": of_known, "p": float(p), "doubt": selective})
+    return rows
 
 
 def _missing_p(counts, measured, is_sequential):
