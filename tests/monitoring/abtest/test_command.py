@@ -159,6 +159,27 @@ def test_users_who_keep_their_version(command, tmp_path):
     assert record["measure"]["error"] > 1.3 * by_request["error"]
 
 
+def test_labels_of_mostly_one_version_of_users_decide_nothing(command, tmp_path):
+    """Nearly every user has a label, with either version: their answers must be counted."""
+    random = np.random.default_rng(7)
+    users = 300
+    user = np.repeat(np.arange(users), 10)
+    is_new = (random.random(users) < 0.5)[user]
+    columns = {"id": [f"r{i}" for i in range(3000)], "version": np.where(is_new, "2", "1")}
+    ab_logs.write(tmp_path / "log", columns)
+    kept = np.array(columns["id"])[random.random(3000) < np.where(is_new, 0.9, 0.5)]
+    labels = np.where(random.random(len(kept)) < 0.9, "cat", "dog")
+    ab_logs.write_labels(tmp_path / "labels.csv", kept, [0] * len(kept), labels)
+    lines = [f"r{i},u{user[i]}" for i in range(3000)]
+    (tmp_path / "table.csv").write_text("id,user\n" + "\n".join(lines))
+    flags = (f"--labels={tmp_path / 'labels.csv'}", f"--table={tmp_path / 'table.csv'}")
+    code, printed, _ = command(*flags, "--unit=user", "--effect=0.05")
+    assert code == 0 and "continue: Nothing can be decided: accuracy is known for" in printed
+    measured = record_of(tmp_path)["checks"]["measured"]
+    assert sum(measured["units"]) >= users - 2
+    assert measured["shares"] == pytest.approx([0.5, 0.9], abs=0.03)
+
+
 def test_labels_of_mostly_one_version_decide_nothing(split, command, tmp_path):
     columns, truth = split
     random = np.random.default_rng(1)
@@ -190,7 +211,7 @@ def test_a_guardrail_known_for_mostly_one_version_decides_nothing(
     assert code == 0 and f"continue: Nothing can be decided: {name} is known for" in printed
     checks = record_of(tmp_path)["checks"]
     assert checks["measured"]["p"] == checks["guarded"]["measures"]["contrast"]["p"] == 1
-    assert f"of these with a known {name}" in (tmp_path / "out" / "report.html").read_text()
+    assert f"answers with a known {name}" in (tmp_path / "out" / "report.html").read_text()
     assert "Nothing can be decided" not in command(*flags)[1]  # without the guardrail
 
 

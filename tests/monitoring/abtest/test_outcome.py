@@ -14,10 +14,12 @@ GUARDRAILS = 12
 
 
 def drawn(random, is_new, share):
-    """Returns units of one image each, whose values are known with a probability."""
-    rows = random.binomial(1, share, len(is_new))
+    """Returns units of up to 5 images, known with a probability that varies between units."""
+    answers = random.integers(1, 6, len(is_new))
+    rows = random.binomial(answers, random.beta(4 * share, 4 * (1 - share), len(is_new)))
     totals = random.binomial(rows, 0.9).astype(float)
-    return Units(rows, totals, np.zeros(len(rows)), is_new, np.arange(len(rows), dtype=float))
+    seconds = np.arange(len(rows), dtype=float)
+    return Units(rows, totals, np.zeros(len(rows)), is_new, seconds, answers)
 
 
 def test_guardrails_do_not_add_false_doubts():

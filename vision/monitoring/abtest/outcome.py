@@ -9,7 +9,7 @@ import numpy as np
 
 from vision.monitoring.abtest import comparisons, sequential
 from vision.monitoring.abtest.comparisons import Difference
-from vision.monitoring.abtest.moments import of_counts
+from vision.monitoring.abtest.moments import of_units
 from vision.monitoring.abtest.request import Request
 from vision.monitoring.abtest.samples import Units
 from vision.monitoring.abtest.verdict import Evidence, Guardrail, decide
@@ -120,36 +120,35 @@ def checks(
 
 
 def _known(names, parts, request):
-    """Returns {"units", "p", "doubt"} of each measure: whether it is known equally often."""
-    sides = [(~units.is_new, units.is_new) for units in parts]
-    counts = [[int(side.sum()) for side in own] for own in sides]
-    known = [
-        [int((units.rows[side] > 0).sum()) for side in own]
-        for units, own in zip(parts, sides, strict=True)
-    ]
-    p_values = [
-        _missing_p(*pair, request.is_sequential) for pair in zip(counts, known, strict=True)
-    ]
+    """Returns {"units", "shares", "p", "doubt"} of each measure: is it known equally often?
+
+    Answers are counted, not units: of a user with many requests, something is nearly always known.
+    """
+    differences = [_known_shares(units) for units in parts]
+    p_values = np.array(
+        [
+            sequential.always_valid_p(difference, MISSING)
+            if request.is_sequential
+            else difference.p
+            for difference in differences
+        ]
+    )
     rows = []
-    for name, of_all, of_known, p in zip(
-        names, counts, known, holm(np.array(p_values)), strict=True
-    ):
+    for name, units, difference, p in zip(names, parts, differences, holm(p_values), strict=True):
+        shares = [float(difference.old), float(difference.new)]
         selective = ""
         if p < comparisons.MISMATCH:
-            rates = " and ".join(f"{k / c:.1%}" for k, c in zip(of_known, of_all, strict=True))
-            selective = f"{name} is known for {rates} of the units ({p_text(p)})"
-        rows.append({"units": of_known, "p": float(p), "doubt": selective})
+            rates = " and ".join(f"{share:.1%}" for share in shares)
+            selective = f"{name} is known for {rates} of the answers ({p_text(p)})"
+        counts = [int((units.rows[side] > 0).sum()) for side in (~units.is_new, units.is_new)]
+        rows.append({"units": counts, "shares": shares, "p": float(p), "doubt": selective})
     return rows
 
 
-def _missing_p(counts, measured, is_sequential):
-    """Returns the p-value of both versions' measures being known equally often."""
-    old = of_counts(measured[0], counts[0])
-    new = of_counts(measured[1], counts[1])
-    difference = comparisons.two_proportions(old, new)
-    if is_sequential:
-        return float(sequential.always_valid_p(difference, MISSING))
-    return float(difference.p)
+def _known_shares(units):
+    """Returns the `Difference` of the shares of answers whose values are known."""
+    old, new = (of_units(units.answers[s], units.rows[s]) for s in (~units.is_new, units.is_new))
+    return comparisons.two_proportions(old, new)
 
 
 def _progress(request, difference, doubts):

@@ -40,6 +40,7 @@ class Units(NamedTuple):
         covariates: float64 (K,), the sum of the same rows' covariates; zeros without one.
         is_new: bool (K,), whether the new version answered.
         seconds: float64 (K,), when the first of its answers was given.
+        answers: integers (K,), values that there would be if all were known.
     """
 
     rows: np.ndarray
@@ -47,6 +48,7 @@ class Units(NamedTuple):
     covariates: np.ndarray
     is_new: np.ndarray
     seconds: np.ndarray
+    answers: np.ndarray
 
     def measured(self) -> "Units":
         """Returns the units with values."""
@@ -196,6 +198,7 @@ def group(
         taken = taken[first]
         unit = unit[first]
     is_known = ~np.isnan(taken) & ~np.isnan(given)
+    answers = np.bincount(unit, minlength=size)
     unit = unit[is_known]
     units = Units(
         np.bincount(unit, minlength=size),
@@ -203,6 +206,7 @@ def group(
         np.bincount(unit, given[is_known], size),
         has_new,
         seconds,
+        answers,
     )
     single = has_new != has_old
     return Units(*(column[single] for column in units)), int((~single).sum())
