@@ -8,7 +8,11 @@ import pytest
 
 from tests.monitoring.rollout.conftest import PLAN
 from vision.errors import UserError
+from vision.monitoring.abtest.comparisons import two_proportions
+from vision.monitoring.abtest.moments import of_counts
+from vision.monitoring.abtest.sequential import always_valid_p
 from vision.monitoring.rollout import answers
+from vision.monitoring.rollout.readings import SCALE
 from vision.monitoring.rollout.rules import describe
 from vision.serving.logs.prediction_log import PredictionLog
 from vision.serving.request import Answer, Request
@@ -87,6 +91,43 @@ def test_images_of_one_request_are_one_unit(writer):
     logged, readings = writer.read()
     assert (logged.requests, logged.labels) == (150, 1200)
     assert readings["accuracy"].units == 150
+
+
+@pytest.mark.parametrize("new_share", [0.5, 0.9])
+def test_labels_of_mostly_one_version_are_seen(writer, new_share):
+    random = np.random.default_rng(3)
+    for number in range(600):
+        version = "12"[number % 2]
+        name = writer.put(version, [0, 1])
+        writer.put("21"[number % 2], [1, 1], shadow_of=name)
+        if random.random() < {"1": 0.5, "2": new_share}[version]:
+            writer.label(name, [0, 0])
+    writer.close()
+    logged, _ = writer.read()
+    assert logged.labeled == pytest.approx((0.5, new_share), abs=0.07) and not logged.doubts
+    assert (logged.labeled_p < 1e-3) == (new_share == 0.9)
+
+
+def test_labels_that_come_late_raise_no_false_doubt():
+    """A/A rollouts looked at 40 times, while requests arrive and their labels follow in waves."""
+    random = np.random.default_rng(4)
+    looks = np.arange(1, 41)
+    shape = (3000, 2)
+    labeled = np.zeros((*shape, len(looks)))
+    waiting = np.zeros(shape, int)
+    total = np.zeros(shape, int)
+    for place, look in enumerate(looks):
+        waiting = waiting + (100 if look <= 20 else 0)  # then only labels arrive
+        new = random.binomial(waiting, 0.05 if look % 4 else 0.3)
+        waiting = waiting - new
+        total = total + new
+        labeled[..., place] = total
+    requests = np.broadcast_to(100 * np.minimum(looks, 20), labeled[:, 0].shape)
+    old, new = (of_counts(labeled[:, side], requests) for side in (0, 1))
+    difference = two_proportions(old, new)
+    p = always_valid_p(difference, SCALE)
+    assert (difference.p < 0.05).any(1).mean() > 0.15
+    assert (p < 0.05).any(1).mean() <= 0.05 and (p < 0.001).any(1).sum() <= 9  # 3 may be expected
 
 
 def test_without_labels_accuracy_is_not_measured(writer):

@@ -118,6 +118,17 @@ def test_a_broken_split_lets_only_failures_count(plan, seen):
         assert "of the requests failed" in decision.reason
 
 
+@given(plans, evidence | complete)
+def test_labels_of_mostly_one_version_never_count(plan, seen):
+    plan = dataclasses.replace(plan, guards=("errors", "accuracy"))
+    seen = dataclasses.replace(seen, labeled=(0.4, 0.9), labeled_p=0.0, split_p=1.0, doubts=())
+    decision = decide(plan, seen)
+    assert decision.action in (Action.WAIT, Action.HOLD, Action.ROLL_BACK)
+    if decision.action is Action.HOLD:
+        assert "come for 40.0% of version 1's answers and 90.0% of version 2's" in decision.reason
+    assert "accuracy is" not in decision.reason
+
+
 @pytest.mark.parametrize("action", [Action.RAISE, Action.FINISH, Action.ROLL_BACK, Action.HOLD])
 def test_the_properties_are_of_evidence_that_decides(action):
     find(
@@ -181,6 +192,14 @@ def test_labels_are_awaited_where_they_are_asked_for():
     plan = dataclasses.replace(PLAN, guards=(*PLAN.guards, "accuracy"), min_labels=50)
     assert "10 labels of version 2" in decide(plan, dataclasses.replace(GOOD, labels=10)).reason
     assert decide(plan, dataclasses.replace(GOOD, labels=50)).action is Action.RAISE
+
+
+def test_labels_count_only_if_accuracy_is_guarded():
+    seen = dataclasses.replace(GOOD, labels=900, labeled=(0.4, 0.9), labeled_p=1e-9)
+    assert decide(PLAN, seen).action is Action.RAISE
+    plan = dataclasses.replace(PLAN, guards=(*PLAN.guards, "accuracy"))
+    assert decide(plan, seen).action is Action.HOLD
+    assert decide(dataclasses.replace(plan, mismatch=0.0), seen).action is Action.RAISE
 
 
 def test_the_level_is_shared_by_steps_and_guardrails():

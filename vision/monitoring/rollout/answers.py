@@ -10,11 +10,12 @@ import numpy as np
 from vision.errors import UserError, shown
 from vision.monitoring.abtest.comparisons import Difference, two_proportions
 from vision.monitoring.abtest.moments import Moments, of_counts, of_units
+from vision.monitoring.abtest.sequential import always_valid_p
 from vision.monitoring.label_files import SUFFIXES
 from vision.monitoring.labels import Labels, join, no_labels, read_labels
 from vision.monitoring.log import Log, open_log
 from vision.monitoring.rollout.plan import Plan
-from vision.monitoring.rollout.readings import worse
+from vision.monitoring.rollout.readings import SCALE, worse
 from vision.monitoring.rollout.rules import Reading
 from vision.reference.log_format import PATTERN
 
@@ -27,12 +28,16 @@ class Logged(NamedTuple):
         labels: of the new version's answers that have one.
         readings: of disagreement and accuracy.
         doubts: why it cannot be trusted, a clause each.
+        labeled: the shares of (the old, the new) version's answers that have a label.
+        labeled_p: p-value of these being equal, right at every look together.
     """
 
     requests: int
     labels: int
     readings: list[Reading]
     doubts: list[str]
+    labeled: tuple[float, float] = (0.0, 0.0)
+    labeled_p: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +120,7 @@ def read_step(
     ]
     requests = len(np.unique(given.request[given.is_new]))
     labeled = int((given.is_new & ~np.isnan(given.is_right)).sum())
-    return Logged(requests, labeled, readings, doubts)
+    return Logged(requests, labeled, readings, doubts, *_labeled_alike(given))
 
 
 def files_of_step(
@@ -168,9 +173,9 @@ def _accuracy(given: Rows, limit: float) -> Reading:
     judged = given.part(~np.isnan(given.is_right))
     if not judged.is_new.any() or judged.is_new.all():
         return Reading("accuracy")
+    old = judged.part(~judged.is_new)
     new = judged.part(judged.is_new)
-    old = _right_by_request(judged.part(~judged.is_new))
-    difference = two_proportions(old, _right_by_request(new))
+    difference = two_proportions(_by_request(old, old.is_right), _by_request(new, new.is_right))
     return Reading(
         "accuracy",
         float(difference.old),
@@ -182,10 +187,26 @@ def _accuracy(given: Rows, limit: float) -> Reading:
     )
 
 
-def _right_by_request(rows: Rows) -> Moments:
-    """Returns the moments of right answers, whose units are requests."""
+def _labeled_alike(given: Rows) -> tuple[tuple[float, float], float]:
+    """Returns the versions' shares of labeled answers, and the p-value of their being equal.
+
+    If they are not, labels may have been chosen by the answer, and accuracy says nothing.
+    """
+    if not given.is_new.any() or given.is_new.all():
+        return (0.0, 0.0), 1.0
+    old, new = (
+        _by_request(given.part(side), ~np.isnan(given.is_right[side]))
+        for side in (~given.is_new, given.is_new)
+    )
+    difference = two_proportions(old, new)
+    shares = (float(difference.old), float(difference.new))
+    return shares, float(always_valid_p(difference, SCALE))
+
+
+def _by_request(rows: Rows, values: np.ndarray) -> Moments:
+    """Returns the moments of values of rows (N,), whose units are requests."""
     _, unit = np.unique(rows.request, return_inverse=True)
-    return of_units(np.bincount(unit), np.bincount(unit, rows.is_right))
+    return of_units(np.bincount(unit), np.bincount(unit, values))
 
 
 def _disagreement(rows: Rows, classes: Sequence[str], limit: float) -> Reading:

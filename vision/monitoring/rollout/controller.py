@@ -276,6 +276,8 @@ class Controller:
             ),
             labels=logged.labels if logged else 0,
             logged=logged.requests if logged else None,
+            labeled=logged.labeled if logged else (0.0, 0.0),
+            labeled_p=logged.labeled_p if logged else 1.0,
         )
 
     def _guardrails(self, reports: Reports, old: Tally, new: Tally) -> list[Reading]:
@@ -322,6 +324,8 @@ class Controller:
             "answers": evidence.answers,
             "split_p": evidence.split_p,
             "labels": evidence.labels,
+            "labeled": list(evidence.labeled),
+            "labeled_p": evidence.labeled_p,
             "readings": [report.plain(reading) for reading in evidence.readings],
         }
 

@@ -45,7 +45,8 @@ class Plan:
         limits: of the guards.
         alpha: chance that a version within the limits is ever rolled back by a test; drift, which
             has an alarm instead, comes on top.
-        mismatch: p-value of the traffic's split below which it is broken; 0 does not check it.
+        mismatch: p-value of the traffic's split, and of labels that come as often for each version,
+            below which versions are not compared; 0 does not check it.
     """
 
     model: str

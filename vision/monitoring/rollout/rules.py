@@ -23,7 +23,8 @@ class Action(enum.StrEnum):
         FINISH: the rollout is complete.
         ROLL_BACK: take the traffic from the new version.
         WAIT: for more answers.
-        HOLD: at this weight; the traffic is not split as asked.
+        HOLD: at this weight; the traffic is not split as asked, or labels come for one version
+            more often.
         PAUSE: at this weight; nothing can be said.
     """
 
@@ -70,6 +71,8 @@ class Evidence:
         labels: of the new version's answers that have a label.
         logged: of the new version's requests that are in the log; None without a log.
         doubts: why nothing can be said, a clause each; () if something can.
+        labeled: the shares of (the old, the new) version's answers that have a label.
+        labeled_p: p-value of these being equal, right at every look together.
     """
 
     step: int
@@ -80,6 +83,8 @@ class Evidence:
     labels: int = 0
     logged: int | None = None
     doubts: Sequence[str] = ()
+    labeled: tuple[float, float] = (0.0, 0.0)
+    labeled_p: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +106,9 @@ def decide(plan: Plan, evidence: Evidence) -> Decision:
     Without enough answers nothing is decided, so a version that nobody asked is never rolled back.
     It is if a guardrail is shown to be broken: at the step's level, corrected by Holm for the
     number of guardrails. If the traffic is not split as asked the versions cannot be compared, so
-    that only requests that failed count against the new one. A guardrail that looks broken, but is
-    not shown to be, holds the step open until more answers decide.
+    that only requests that failed count against the new one. If labels come for one version more
+    often than for the other, accuracy does not count. A guardrail that looks broken, but is not
+    shown to be, holds the step open until more answers decide.
     """
     if evidence.doubts:
         return Decision(Action.PAUSE, f"Cannot tell: {'; '.join(evidence.doubts)}.")
@@ -113,8 +119,12 @@ def decide(plan: Plan, evidence: Evidence) -> Decision:
             f"{plan.min_answers:,}.",
         )
     is_split = evidence.split_p >= plan.mismatch
-    broken = broken_readings(plan, evidence)
-    broken = [reading for reading in broken if is_split or reading.name == "errors"]
+    are_alike = evidence.labeled_p >= plan.mismatch or "accuracy" not in plan.guards
+    broken = [
+        reading
+        for reading in broken_readings(plan, evidence)
+        if (is_split or reading.name == "errors") and (are_alike or reading.name != "accuracy")
+    ]
     if broken:
         reasons = "; ".join(describe(plan, reading) for reading in broken)
         return Decision(Action.ROLL_BACK, f"Version {plan.new} is worse: {reasons}.")
@@ -123,6 +133,14 @@ def decide(plan: Plan, evidence: Evidence) -> Decision:
             Action.HOLD,
             f"The traffic is not split as {_ratio(plan, evidence.step)} (p {evidence.split_p:.1g})"
             ": find the cause, such as requests that name a version or few route keys.",
+        )
+    if not are_alike:
+        old, new = evidence.labeled
+        return Decision(
+            Action.HOLD,
+            f"Labels have come for {old:.1%} of version {plan.old}'s answers and {new:.1%} of "
+            f"version {plan.new}'s (p {evidence.labeled_p:.1g}), so accuracy cannot be compared: "
+            "find the cause, such as labels that are chosen by the answer.",
         )
     reason = _why_wait(plan, evidence)
     if reason:
