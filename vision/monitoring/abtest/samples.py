@@ -198,7 +198,7 @@ def group(
         taken = taken[first]
         unit = unit[first]
     is_known = ~np.isnan(taken) & ~np.isnan(given)
-    answers = np.bincount(unit, minlength=size)
+    all_rows = np.bincount(unit, minlength=size)
     unit = unit[is_known]
     units = Units(
         np.bincount(unit, minlength=size),
@@ -206,7 +206,7 @@ def group(
         np.bincount(unit, given[is_known], size),
         has_new,
         seconds,
-        answers,
+        all_rows,
     )
     single = has_new != has_old
     return Units(*(column[single] for column in units)), int((~single).sum())
