@@ -3,14 +3,17 @@
     python -m vision.monitoring.collect --bundle models/pets/3 --log predictions --out to_label
     python -m vision.monitoring.collect --bundle models/pets/3 --log predictions --out to_label \\
         --count 500 --per-class 50
+    python -m vision.monitoring.collect --bundle models/pets/3 --log predictions --out more \\
+        --earlier to_label
     python -m vision.monitoring.collect --labeled annotations.xml --out to_label
     python -m vision.main --config configs/incremental.py:runs/pets:csv:to_label/labeled.csv
 
-The first two choose from the images that the server's --keep-images kept: those on which versions
+The first three choose from the images that the server's --keep-images kept: those on which versions
 disagree, that are far from what the model was validated on, that have drifted, or of which the
 model is unsure. The choice has a quota for each predicted class, no near duplicates, and images as
 different as possible. With --random 50, 50 of them are drawn at random instead, which is best if
-all traffic has changed. --out gets images/, images.csv, report.html, and tasks for CVAT and Label
+all traffic has changed. --earlier names collections whose images, and near duplicates of these, are
+not collected again. --out gets images/, images.csv, report.html, and tasks for CVAT and Label
 Studio with the model's classes filled in.
 
 --labeled reads the answers: images.csv with its column "label" filled in, CVAT's export "for images
@@ -32,7 +35,7 @@ from vision.support.extras import require_stage
 
 MOST_IMAGES = 100_000
 MOST_WINDOWS = 10_000
-CHOOSING = ("count", "window", "per-class", "history", "random", "seed")  # flags
+CHOOSING = ("count", "window", "per-class", "history", "random", "seed", "earlier")  # flags
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,8 +71,17 @@ def main(argv: Sequence[str]) -> None:
         history=values.history,
         random=values.random,
         seed=values.seed,
+        earlier=_earlier(values.earlier, out),
     )
     cli.show(*collect(request, cli.show))
+
+
+def _earlier(text, out):
+    """Returns the directories that --earlier names."""
+    directories = [pathlib.Path(name.strip()) for name in text.split(",") if name.strip()]
+    if out.resolve() in [directory.resolve() for directory in directories]:
+        raise UserError(f"--out {out} is in --earlier too, and would be replaced: name another one")
+    return directories
 
 
 def _check(values):
@@ -98,6 +110,7 @@ def _flags(values):
     text("log", "", "directory of the server's --prediction-log")
     text("out", "", "directory to write to, or whose images were labeled")
     text("labeled", "", "file of answers: CSV, CVAT's XML or Label Studio's JSON")
+    text("earlier", "", "DIR,...: collections whose images are not collected again")
     text("window", "1000", "rows in a window of drift, or a time such as 30m, 1h or 7d")
     number("count", 200, "maximum number of images to choose")
     number(

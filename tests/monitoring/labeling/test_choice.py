@@ -38,6 +38,16 @@ def test_what_is_far_is_covered_by_k_center_greedy():
         centers = np.concatenate([centers, images.sketches[place : place + 1]])
 
 
+@pytest.mark.parametrize("reason", ["far", "uncertain"])
+def test_images_that_were_chosen_earlier_are_centers_too(reason):
+    random = np.random.default_rng(6)
+    images = images_of(random, **{reason: np.ones(SHORTLIST)}, count=SHORTLIST)
+    images.taken = images.sketches[3:5] + 0.01
+    chosen = choose(images, Quota(SHORTLIST, SHORTLIST, True))
+    farthest = cdist(images.sketches, images.taken).min(1).argmax()
+    assert chosen[0] == farthest and {*chosen[-2:]} == {3, 4}
+
+
 def test_the_most_uncertain_come_first_and_differ():
     random = np.random.default_rng(2)
     entropy = random.random(60)

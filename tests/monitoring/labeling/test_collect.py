@@ -77,6 +77,46 @@ def test_the_same_command_gives_the_same_collection(kept, command, tmp_path):
     assert (tmp_path / "out" / "images.csv").read_bytes() == first
 
 
+def keys_of(directory):
+    return {(row["id"], row["image"]) for row in table_of(directory / "images.csv")}
+
+
+def test_images_of_earlier_collections_are_not_collected_again(made, kept, command, tmp_path):
+    flags = ("--window=100", "--count=40")
+    command(*flags)
+    assert keys_of(tmp_path / "out") == keys_of(made / "out")  # without --earlier they are
+    code, printed, _ = command(*flags, f"--earlier={made / 'out'}")
+    assert code == 0 and "270 images kept, 40 more in earlier collections" in printed
+    second = shutil.copytree(tmp_path / "out", tmp_path / "second")
+    both = f"--earlier={made / 'out'},{second}"
+    code, printed, _ = command(*flags, both)
+    assert code == 0 and "80 more in earlier collections" in printed
+    directories = (made / "out", second, tmp_path / "out")
+    assert len(set().union(*map(keys_of, directories))) == 120
+    # ten images came twice, in requests of different names
+    names = [row["path"] for directory in directories for row in table_of(directory / "images.csv")]
+    assert len(set(names)) == len(names) == 120
+    record = json.loads((tmp_path / "out" / "collection.json").read_text())
+    assert record["earlier"] == [str(made / "out"), str(second)]
+
+
+def test_earlier_collections_that_are_wrong(made, kept, command, tmp_path):
+    assert "--earlier" in error_of(command(f"--earlier={tmp_path / 'log'}"))
+    assert "in --earlier too" in error_of(command(f"--earlier={made / 'out'},{tmp_path / 'out'}"))
+    earlier = shutil.copytree(made / "out", tmp_path / "earlier")
+    record = json.loads((earlier / "collection.json").read_text())
+    names = [f"r{number}" for number in range(1, 311)]
+    record["images"] = [record["images"][0] | {"request": name, "path": name} for name in names]
+    (earlier / "collection.json").write_text(json.dumps(record))
+    assert "all 310 images that it kept are in --earlier" in error_of(
+        command(f"--earlier={earlier}")
+    )
+    (earlier / "collection.json").write_text("{")
+    message = error_of(command(f"--earlier={earlier}"))
+    assert "collection.json" in message and "leave it out of --earlier" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_tasks_are_filled_in(collection, tmp_path, watched):
     out = tmp_path / "out"
     predicted = {row["path"]: row["predicted"] for row in collection}
@@ -204,6 +244,7 @@ def test_nothing_that_is_worth_it(writer, command, tmp_path):
         ("--bundle=", "give --bundle"),
         ("--out=", "give --out"),
         ("--labeled=a.csv", "not both"),
+        ("--earlier=missing", "--earlier missing is not a collection"),
         ("word", "unexpected argument"),
     ],
 )

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,8 +11,10 @@ import numpy as np
 from vision.bundle.directory import MANIFEST, Manifest, read_manifest
 from vision.errors import UserError
 from vision.monitoring import analysis
+from vision.monitoring.labeling.collection import Key
 from vision.monitoring.log import Log, open_log
 from vision.monitoring.windows import COLUMNS, History, Rows, Selector, Slot, Span
+from vision.reference.sketch import DIMENSIONS
 from vision.reference.statistics import Reference, parse
 from vision.reference.verdict import LIMITS, assess
 
@@ -62,6 +64,7 @@ class Gathered:
         gone: images that were kept and have been deleted since.
         alarms: {number of a window that alarms: (the window, names of the features that do)}.
         tested: windows that were compared.
+        taken: float16 (E, 16), sketches of images that earlier collections had.
     """
 
     manifest: Manifest
@@ -70,6 +73,9 @@ class Gathered:
     gone: int
     alarms: dict[int, tuple[Slot, list[str]]]
     tested: int
+    taken: np.ndarray = dataclasses.field(
+        default_factory=lambda: np.zeros((0, DIMENSIONS), np.float16)
+    )
 
 
 class Source(analysis.Source, Protocol):
@@ -82,17 +88,23 @@ class Source(analysis.Source, Protocol):
     def history(self) -> int: ...
 
 
-def gather(request: Source, report: Callable[[str], object] = print) -> Gathered:
+def gather(
+    request: Source,
+    report: Callable[[str], object] = print,
+    earlier: Collection[Key] = frozenset(),
+) -> Gathered:
     """Reads a log twice: for the bundle's rows, then for other versions' answers to kept images.
 
     Args:
         request: the bundle that was served, the server's prediction log, how long a window of drift
             is, and how many are compared with the reference, the latest.
         report: called with a line of text for each oddity of the log.
+        earlier: images that earlier collections had, which are no candidates.
 
     Raises:
-        UserError: the bundle has no reference; the log cannot be read, has no rows of this model or
-            no images; its clock went back, and windows are times.
+        UserError: the bundle has no reference; the log cannot be read, has no rows of this model,
+            no images or only those of earlier collections; its clock went back, and windows are
+            times.
     """
     manifest = read_manifest(request.bundle)
     reference = parse(manifest.reference, len(manifest.classes), request.bundle / MANIFEST)
@@ -105,6 +117,12 @@ def gather(request: Source, report: Callable[[str], object] = print) -> Gathered
     candidates = _joined([part for part in parts if len(part)])
     if candidates is None:
         raise _nothing(request, selector)
+    candidates, taken = _without(candidates, earlier)
+    if not len(candidates):
+        raise UserError(
+            f"--log {request.log}: all {len(taken):,} images that it kept are in --earlier: "
+            "collect again once the server has kept others"
+        )
     exists = np.array([file.is_file() for file in candidates.files], bool)
     if not exists.any():
         raise UserError(
@@ -121,6 +139,7 @@ def gather(request: Source, report: Callable[[str], object] = print) -> Gathered
         int((~exists).sum()),
         alarms(reference, slots),
         len(slots),
+        taken,
     )
 
 
@@ -156,6 +175,14 @@ def _joined(parts):
         Rows(*map(np.concatenate, columns), {}),
         np.concatenate([part.windows for part in parts]),
     )
+
+
+def _without(candidates, earlier):
+    """Returns the candidates that are not in earlier collections, and the others' sketches."""
+    keys = zip(candidates.requests, candidates.indices.tolist(), strict=True)
+    is_earlier = np.array([key in earlier for key in keys], bool)
+    taken = candidates.rows.sketches[is_earlier]
+    return _chosen(candidates, np.flatnonzero(~is_earlier)), taken
 
 
 def _chosen(candidates, places):

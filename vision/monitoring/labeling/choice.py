@@ -4,8 +4,8 @@ each other as possible.
 The reasons take turns. Of the ten images that are most worth it for a reason, the one is taken that
 is farthest from all that were taken; of those that are far from the reference, the one that is
 farthest from the reference and from what was taken: k-center greedy (Sener and Savarese 2018,
-arXiv:1708.00489, algorithm 1). A score alone would choose many images of one kind (Citovsky et al.
-2021, arXiv:2107.14263).
+arXiv:1708.00489, algorithm 1). Images of earlier collections count as taken. A score alone would
+choose many images of one kind (Citovsky et al. 2021, arXiv:2107.14263).
 """
 
 import dataclasses
@@ -96,6 +96,7 @@ class Pool:
         sketches: (M, 16).
         copies: {place: places of its near duplicates}.
         distances: float64 (M,), to the nearest sketch of the reference.
+        taken: (E, 16), sketches of images that were chosen earlier; None if none were.
     """
 
     scores: Mapping[str, np.ndarray]
@@ -103,6 +104,7 @@ class Pool:
     sketches: np.ndarray
     copies: Mapping[int, Collection[int]]
     distances: np.ndarray
+    taken: np.ndarray | None = None
 
 
 def choose(images: Pool, limits: Quota, seed: int = 0) -> list[int]:
@@ -150,6 +152,8 @@ class _Chooser:
         self._is_strict = limits.strict
         self._sketches = np.asarray(images.sketches, np.float64)  # once, not for each image
         self._to_chosen = np.full(len(images.classes), np.inf)
+        if images.taken is not None:
+            self._to_chosen = nearest(self._sketches, images.taken)
         self.chosen = []
         self._rank()
 

@@ -16,6 +16,7 @@ from vision.monitoring.labeling.candidates import Gathered, gather
 from vision.monitoring.labeling.choice import Pool, Quota, choose, pool, quota
 from vision.monitoring.labeling.collection import Item, check_place, copy_image, write_record
 from vision.monitoring.labeling.copies import Pictures, find_copies
+from vision.monitoring.labeling.earlier import NOTHING, Earlier, is_again, read_earlier
 from vision.monitoring.labeling.tasks import write_tasks
 from vision.monitoring.windows import Span
 from vision.reference.features import NAMES
@@ -51,6 +52,7 @@ class Request:
         history: windows to compare, the latest.
         random: images of these that are drawn at random.
         seed: of the order of images that are equally worth it, and of what is drawn.
+        earlier: directories of collections whose images are not collected again.
     """
 
     bundle: pathlib.Path
@@ -63,6 +65,7 @@ class Request:
     history: int
     random: int
     seed: int
+    earlier: Sequence[pathlib.Path] = ()
 
 
 def collect(request: Request, report: Callable[[str], object] = print) -> list[str]:
@@ -71,11 +74,12 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
     Nothing is written if no image is worth labeling.
 
     Raises:
-        UserError: see `gather` and `check_place`; all chosen images were deleted meanwhile. What
-            was there remains.
+        UserError: see `gather`, `read_earlier` and `check_place`; all chosen images were deleted
+            meanwhile. What was there remains.
     """
     check_place(request.out)
-    gathered = gather(request, report)
+    earlier = read_earlier(request.earlier)
+    gathered = gather(request, report, earlier.keys)
     scores = worth.scores(gathered)
     holds = ", ".join(
         f"{(values > worth.NONE).sum():,} {reason}" for reason, values in scores.items()
@@ -92,8 +96,9 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
             Pictures(gathered.candidates.files, _bits(gathered)),
             limits,
             request.seed,
+            earlier._replace(sketches=gathered.taken),
         )
-    lines = _summary(gathered, holds, copies)
+    lines = _summary(gathered, holds, copies, request.earlier)
     if not places:
         return [*lines, "none is worth labeling: nothing is written"]
     with replacing_directory(request.out) as directory:
@@ -140,6 +145,7 @@ def _record(
         },
         "log": str(request.log),
         "classes": list(gathered.manifest.classes),
+        "earlier": [str(directory) for directory in request.earlier],
         "asked": request.count,
         "per_class": limits.per_class,
         "strict": limits.strict,
@@ -155,6 +161,7 @@ def select(
     pictures: Any,
     limits: Quota,
     seed: int = 0,
+    earlier: Earlier = NOTHING,
 ) -> tuple[list[int], int]:
     """Returns (places of the chosen images of N, copies that were left out).
 
@@ -166,30 +173,74 @@ def select(
         pictures: the N images, see `Pictures`.
         limits: how many are to be chosen.
         seed: orders images of equal score.
+        earlier: what earlier collections had; copies of these are left out.
     """
-    rows = pool(scores, classes, limits, seed)
-    is_readable, copies = find_copies(pictures.part(rows))
-    kept = np.flatnonzero(is_readable)
-    new = {int(row): i for i, row in enumerate(kept)}
-    rows = rows[kept]
+    rows, copies, again = _distinct(scores, classes, pictures, limits, seed, earlier)
     images = Pool(
         {reason: values[rows] for reason, values in scores.items()},
         classes[rows],
         sketches[rows],
-        {new[row]: {new[other] for other in others} for row, others in copies.items()},
+        copies,
         worth.nearest(sketches[rows], reference.sample),
+        earlier.sketches,
     )
     chosen = choose(images, limits, seed)
     left_out = set().union(*(images.copies.get(place, set()) for place in chosen))
-    return [int(rows[place]) for place in chosen], len(left_out)
+    return [int(rows[place]) for place in chosen], len(left_out) + again
 
 
-def _summary(gathered: Gathered, holds: str, copies: int) -> list[str]:
+def _distinct(scores, classes, pictures, limits, seed, earlier):
+    """Returns the images to look at, without copies of earlier ones.
+
+    Those take places that other images should have, so it looks again until enough are left.
+
+    Returns:
+        Their places, int64 (M,); {place among these: its copies}; copies of earlier ones.
+    """
+    is_new = np.ones(len(classes), bool)
+    while True:
+        allowed = {name: np.where(is_new, values, worth.NONE) for name, values in scores.items()}
+        rows = pool(allowed, classes, limits, seed)
+        part = pictures.part(rows)
+        if earlier.files:
+            part = part.with_others(earlier.files)
+        is_readable, copies = find_copies(part)
+        is_kept = is_readable[: len(rows)]
+        if earlier.names:
+            is_earlier = is_again(part.files[: len(rows)], copies, earlier)
+            is_new[rows[is_earlier]] = False
+            is_kept &= ~is_earlier
+            if _lacks(allowed, rows[is_earlier], rows[is_kept], limits.count):
+                continue
+        kept = np.flatnonzero(is_kept)
+        new = {int(row): i for i, row in enumerate(kept)}
+        copies = {
+            new[row]: {new[other] for other in others if other in new}
+            for row, others in copies.items()
+            if row in new
+        }
+        return rows[kept], copies, int((~is_new).sum())
+
+
+def _lacks(scores, left_out, kept, count):
+    """Returns whether a reason has lost images, and fewer than `count` are kept."""
+    return any(
+        (values[left_out] > worth.NONE).any() and (values[kept] > worth.NONE).sum() < count
+        for values in scores.values()
+    )
+
+
+def _summary(
+    gathered: Gathered, holds: str, copies: int, earlier: Sequence[pathlib.Path]
+) -> list[str]:
     gone = f", {gathered.gone:,} deleted since" if gathered.gone else ""
+    if earlier:
+        gone += f", {len(gathered.taken):,} more in earlier collections"
     return [
         f"{len(gathered.candidates):,} images kept{gone}; {len(gathered.alarms)} of "
         f"{gathered.tested} windows alarm",
-        f"worth labeling: {holds}; left out as copies of chosen ones: {copies:,}",
+        f"worth labeling: {holds}; left out as copies of chosen ones"
+        f"{' or of earlier ones' if earlier else ''}: {copies:,}",
     ]
 
 

@@ -49,6 +49,8 @@ SCHEMA = {
 }
 SHORT = 16  # hexadecimal digits of an image's name
 
+Key = tuple[str, int]  # identifier of a request, and an image's index in it
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
@@ -114,9 +116,14 @@ def check_place(out: pathlib.Path) -> None:
 def copy_image(file: pathlib.Path, directory: pathlib.Path) -> str:
     """Copies an image into a collection; returns its path there."""
     data = file.read_bytes()
-    path = f"images/{hashlib.sha256(data).hexdigest()[:SHORT]}{file.suffix}"
+    path = f"images/{name_of(data)}{file.suffix}"
     (directory / path).write_bytes(data)
     return path
+
+
+def name_of(data: bytes) -> str:
+    """Returns the name of an image's file in a collection, without a suffix."""
+    return hashlib.sha256(data).hexdigest()[:SHORT]
 
 
 def write_record(directory: pathlib.Path, items: Sequence[Item], record: Mapping[str, Any]) -> None:
@@ -137,18 +144,26 @@ def write_record(directory: pathlib.Path, items: Sequence[Item], record: Mapping
     write_json(directory / RECORD, contents)
 
 
-def read_items(directory: pathlib.Path) -> tuple[dict[str, Item], tuple[str, ...]]:
+def read_items(
+    directory: pathlib.Path,
+    flag: str = "--out",
+    remedy: str = "collect again, into another directory",
+) -> tuple[dict[str, Item], tuple[str, ...]]:
     """Returns ({name of a file: its `Item`}, the bundle's classes) of a collection.
+
+    Args:
+        directory: the collection's.
+        flag: that names it, for messages.
+        remedy: what to do if it is damaged.
 
     Raises:
         UserError: there is none, or it is of another format or damaged.
     """
     if not (directory / RECORD).is_file():
         raise UserError(
-            f"--out {directory} is not a collection: give the directory that "
+            f"{flag} {directory} is not a collection: give the directory that "
             "vision.monitoring.collect has written with --bundle and --log"
         )
-    remedy = "collect again, into another directory"
     version = read_json(directory / RECORD, {"format": int}, remedy)["format"]
     if version != FORMAT:
         raise UserError(

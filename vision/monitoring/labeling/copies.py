@@ -38,6 +38,10 @@ class Pictures:
         """Returns some of them, at places int64 (M,)."""
         return Pictures([self.files[row] for row in rows], self._bits)
 
+    def with_others(self, files: Sequence[pathlib.Path]) -> "Pictures":
+        """Returns them with further files behind."""
+        return Pictures([*self.files, *files], self._bits)
+
     def image(self, row: int) -> np.ndarray:
         """Returns the pixels, uint8 (H, W, 1 or 3); raises `UnreadableImage`."""
         return decode(self.files[row], bits=self._bits)
