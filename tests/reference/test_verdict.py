@@ -114,6 +114,25 @@ def test_permutation_p_values_agree_with_asymptotic_ones(reference):
     assert measures["p"]["chi_squared"] == pytest.approx(theirs, abs=0.05)
 
 
+def test_the_shift_of_means_is_hotellings_test_of_a_small_reference():
+    """Hotelling 1931: T² of two normal samples is distributed as F."""
+    random = np.random.default_rng(21)
+    small = reference_of(40, random)
+    size, rest = 30, 40
+    for shift in (0.0, 0.0, 0.0, 0.1, 0.1, 0.15):
+        window = window_of(small, draw(size, random, shift))
+        measures = assess(small, window, FEW)["features"]["embedding_shift"]
+        parts = [np.asarray(part, np.float64) for part in (window.sketches, small.sample)]
+        dimensions = parts[0].shape[1]
+        within = sum((len(part) - 1) * np.cov(part.T) for part in parts) / (size + rest - 2)
+        shifted = parts[0].mean(0) - parts[1].mean(0)
+        squared = size * rest / (size + rest) * shifted @ np.linalg.solve(within, shifted)
+        freedom = size + rest - dimensions - 1
+        ratio = squared * freedom / (dimensions * (size + rest - 2))
+        theirs = scipy.stats.f.sf(ratio, dimensions, freedom)
+        assert measures["p"]["mahalanobis"] == pytest.approx(theirs, abs=0.05)
+
+
 def test_the_same_window_gives_the_same_verdict(reference):
     drawn = draw(200, np.random.default_rng(10), 0.2)
     first = assess(reference, window_of(reference, drawn))

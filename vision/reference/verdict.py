@@ -3,9 +3,13 @@
 For each feature the images of the window and of the reference are thrown together and divided at
 random, 1,999 times, into parts of the sizes that the two have. If both come from one distribution,
 every division is as likely as the real one, so the share of divisions at least as far apart as the
-real one is an exact p-value at the window's own size, whatever the distribution, the bins and the
-smoothing (Phipson and Smyth 2010, arXiv:1603.05766, for the ones added). Counts are divided by the
-multivariate hypergeometric distribution, which is what dividing images does to their counts.
+real one is a p-value at the window's own size, whatever the distribution (Phipson and Smyth 2010,
+arXiv:1603.05766, for the ones added). Counts are divided by the multivariate hypergeometric
+distribution, which is what dividing images does to their counts.
+
+It is exact if the statistic treats all images alike, as those of the classes and of the means do.
+The bins of numbers and the width of the kernel of MMD come from the reference's images, and are the
+same for all divisions, so these p-values are close to exact ones.
 
 The decision is that of one test for each feature, chosen beforehand: Kolmogorov-Smirnov for
 numbers, chi-squared for predicted classes, maximum mean discrepancy (MMD) and the Mahalanobis
@@ -190,16 +194,18 @@ def _compare_by_mmd(reference, sketches, limits):
 
 
 def _compare_means(reference, sketches, limits):
-    whitening = distances.whitening(reference.covariance)
-    rows = np.concatenate([sketches, reference.sample]).astype(np.float64)
-    whitened = ((rows - reference.mean) @ whitening).astype(np.float32)
+    rows = np.concatenate([sketches, reference.sample]).astype(np.float64) - reference.mean
+    # by all rows, however they are divided: by the reference's, the real division would be special
+    whitened = (rows @ distances.whitening(np.cov(rows.T))).astype(np.float32)
     size = len(sketches)
     rest = len(reference.sample)
     chosen = divisions(size, rest, limits.permutations)
     squared = distances.mean_shift(whitened.sum(0), chosen, whitened)
+    whitening = distances.whitening(reference.covariance)
+    shift = (rows[:size].mean(0) - rows[size:].mean(0)) @ whitening
     # what sampling alone adds is not a shift
     expected = whitening.shape[1] * (1 / size + 1 / rest)
-    effect = float(np.sqrt(max(squared[0] - expected, 0)))
+    effect = float(np.sqrt(max(shift @ shift - expected, 0)))
     return {
         "rows": size,
         "test": "mahalanobis",
