@@ -205,7 +205,8 @@ class History:
     def full(self, now: float) -> list[Slot]:
         """Returns the windows that are over, the earliest first.
 
-        The last one has enough rows to be tested, if any has.
+        The last one has enough rows to be tested, if any has. A window of time is over by the
+        clock, although the server may not have written its last rows yet.
 
         Args:
             now: seconds since the epoch.
