@@ -105,7 +105,7 @@ def checks(
         crossed = f"{both:,} of {both + sum(counts):,} units got answers from both versions"
     # with a covariate, the measure is only of units that have that, too
     others = [name for name in guarded if name != request.measure or request.covariate]
-    measured, *of_others = _known(
+    measured, *of_others = _coverage(
         [request.measure, *others], [units, *(guarded[name] for name in others)], request
     )
     return {
@@ -119,7 +119,7 @@ def checks(
     }
 
 
-def _known(names, parts, request):
+def _coverage(names, parts, request):
     """Returns {"units", "shares", "p", "doubt"} of each measure: is it known equally often?
 
     Answers are counted, not units: of a user with many requests, something is nearly always known.

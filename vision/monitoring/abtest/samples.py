@@ -198,15 +198,13 @@ def group(
         taken = taken[first]
         unit = unit[first]
     is_known = ~np.isnan(taken) & ~np.isnan(given)
-    all_rows = np.bincount(unit, minlength=size)
-    unit = unit[is_known]
     units = Units(
-        np.bincount(unit, minlength=size),
-        np.bincount(unit, taken[is_known], size),
-        np.bincount(unit, given[is_known], size),
+        np.bincount(unit[is_known], minlength=size),
+        np.bincount(unit[is_known], taken[is_known], size),
+        np.bincount(unit[is_known], given[is_known], size),
         has_new,
         seconds,
-        all_rows,
+        np.bincount(unit, minlength=size),
     )
     single = has_new != has_old
     return Units(*(column[single] for column in units)), int((~single).sum())

@@ -117,10 +117,13 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
         title = request.out.resolve().name
         write_tasks(directory, title, items, record["classes"], gathered.manifest.fingerprint)
         pictures = Pictures([directory / item.path for item in items], _bits(gathered))
-        page = render(TEMPLATE, _context(title, items, _cards(items, pictures), lines, record))
-        (directory / "report.html").write_text(page, "utf-8")
+        _write_page(directory, _context(title, items, _cards(items, pictures), lines, record))
         check_place(request.out)  # answers may have come since
     return [*lines, _total(len(items), request.count, reasons)]
+
+
+def _write_page(directory, context):
+    (directory / "report.html").write_text(render(TEMPLATE, context), "utf-8")
 
 
 def _total(chosen: int, wanted: int, reasons: Mapping[str, int]) -> str:
