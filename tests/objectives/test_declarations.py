@@ -187,3 +187,4 @@ def test_supervised_declares_nothing():
     definition = objectives.define(default().objective)
     assert definition.inputs == {"train": ("image",)} and definition.measures == ()
     assert not definition.starts and definition.validate is None
+    assert definition.doubts(("a", "b"), np.array([1, 0])) == []

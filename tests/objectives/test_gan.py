@@ -16,7 +16,7 @@ from vision.errors import UserError
 from vision.models.layers.linear import Linear
 from vision.models.layers.streams import Streams
 from vision.objectives.contract import ImageForm
-from vision.objectives.gan import DISCRIMINATOR, GENERATOR, hinge
+from vision.objectives.gan import DISCRIMINATOR, GENERATOR, doubts, hinge
 from vision.objectives.gan_networks import SpectralNorm, double, grid_of, halve
 from vision.training.run import run
 from vision.training.setup import image_form
@@ -343,7 +343,20 @@ def test_options_out_of_range(name, wrong, rule):
         build(**{name: wrong})
 
 
-def test_a_run(tmp_path):
+def test_few_images_are_doubtful():
+    names = [f"class {label}" for label in range(8)]
+    assert doubts(names, np.full(8, 100)) == []
+    (line,) = doubts(names, np.array([100, 99, *6 * [100]]))
+    assert line.startswith(
+        "classes with fewer than 100 training images: class 1 (99): their images"
+    )
+    assert doubts(names, np.array([100, 99, *6 * [100]]), np.arange(8) != 1) == []
+    total, few = doubts(names, np.full(8, 62))
+    assert total.startswith("the run has 496 training images: with fewer than 500, a generator")
+    assert "class 4 (62) and 3 more: their images may be copies" in few
+
+
+def test_a_run(tmp_path, capsys):
     c = small("digits")
     c.objective.name = "gan"
     c.objective.options.width = 2
@@ -351,6 +364,9 @@ def test_a_run(tmp_path):
     c.train.steps = 2
     c.train.eval_every = 2
     result = run(c, tmp_path / "run")
+    begun = capsys.readouterr().out.split("step 2")[0]  # what is said before the first evaluation
+    assert "note: the run has 64 training images: with fewer than 500, a generator" in begun
+    assert begun.count("note: classes with fewer than 100 training images: 0 (") == 1
     logged = lines(tmp_path / "run")[0]
     assert {"discriminator_loss", "generator_loss", "real", "fake", "told_apart"} <= {
         name.removeprefix("train/") for name in logged

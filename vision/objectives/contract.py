@@ -24,6 +24,9 @@ In an objective's file, everything but `build` is optional:
                                           objective's encode(batch) returns of them in evaluation
     def read_start(c, attribute, start, text): ...
                                           {name: array}, if a start may be a file of others
+    def doubts(classes, class_counts): ...
+                                          lines, printed as notes when a training begins, on what
+                                          these training images may not be enough for
     def build(c, model, *, ...): ...      the objective; it takes what it names of rngs,
                                           architectures and the attributes of `Facts`
 
@@ -190,6 +193,16 @@ class Definition:
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         accepted = {k: v for k, v in offered.items() if takes_all or k in parameters}
         return self.module.build(self.config, model, **accepted)
+
+    def doubts(self, classes: Sequence[str], class_counts: np.ndarray) -> list[str]:
+        """Returns the lines of `doubts`, [] if there is none.
+
+        Args:
+            classes: C class names.
+            class_counts: int (C,), training images of each class.
+        """
+        own = getattr(self.module, "doubts", None)
+        return list(own(classes, class_counts)) if own else []
 
     def measure(
         self,

@@ -16,8 +16,10 @@ from vision.data.loading.dataset import Dataset
 from vision.data.pipeline import open_data
 from vision.data.synthetic import SYNTHETIC
 from vision.errors import UserError, check_choice, printable
+from vision.objectives.gan import doubts
 from vision.run.directory import read_run
 from vision.run.splits import past_of
+from vision.stages import as_called
 from vision.support import disk
 from vision.support.cells import Writer
 from vision.support.files import new_directory, sync, write_json
@@ -31,12 +33,6 @@ TABLE = "synthetic.csv"
 RECORD = "synthesis.json"
 REPORT = "report.html"
 COLUMNS = ("path", "label", "split", SYNTHETIC)
-# Below these, a generator from scratch is likely to repeat its training images, or to draw one
-# image of a class again and again. DiffAugment's smallest sets (arXiv:2006.10738, section 4.3) have
-# 100 images of one kind. On a tenth of CIFAR-10, 500 images of each class, its images are still
-# more than twice as far from the real ones as on all of it.
-FEWEST_OF_A_CLASS = 100
-FEWEST = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +98,8 @@ def synthesize(request: Request) -> list[str]:
     counts = count_wanted(request, classes, real_counts)
     drawer = Drawer(request.workdir)
     judging = inference.from_run(request.embedding or request.workdir)
-    for line in doubts(classes, real_counts, counts):
-        print_line(f"note: {printable(line)}")
+    for line in doubts(classes, real_counts, counts > 0):
+        print_line(f"note: {printable(as_called(line))}")
     record = {
         "workdir": str(request.workdir),
         "step": drawer.data["step"],
@@ -168,32 +164,6 @@ def count_wanted(request: Request, classes: Sequence[str], real: np.ndarray) -> 
             "none is missing; give --count N for more of each"
         )
     return wanted
-
-
-def doubts(classes: Sequence[str], real: np.ndarray, counts: np.ndarray) -> list[str]:
-    """Returns lines on classes with so few real images that the generated ones need a look.
-
-    Args:
-        classes: C class names.
-        real: int (C,), real training images of each class.
-        counts: int (C,), images to be drawn.
-    """
-    lines = []
-    if real.sum() < FEWEST:
-        lines.append(
-            f"the run has {real.sum():,} training images: with fewer than {FEWEST}, a generator "
-            "trained from scratch repeats what it has seen. Look at the report"
-        )
-    few = [(name, n) for name, n, m in zip(classes, real, counts, strict=True) if m]
-    few = [(name, n) for name, n in few if n < FEWEST_OF_A_CLASS]
-    if few:
-        names = ", ".join(f"{name} ({n:,})" for name, n in few[:5])
-        more = f" and {len(few) - 5:,} more" if len(few) > 5 else ""
-        lines.append(
-            f"classes with fewer than {FEWEST_OF_A_CLASS} training images: {names}{more}: their "
-            "images may be copies, or all alike. Look at the report"
-        )
-    return lines
 
 
 @contextlib.contextmanager

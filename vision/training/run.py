@@ -162,7 +162,7 @@ def _open(
     config: ConfigDict, workdir: pathlib.Path, mesh: "Mesh", report: Callable[[str], object]
 ) -> tuple[ConfigDict, "Data"]:
     """Returns (config, data) of a training, the config with its open settings filled in."""
-    from vision import cpu, parallel
+    from vision import cpu, objectives, parallel
     from vision.data.findings import summarize
     from vision.data.pipeline import open_data
     from vision.run.resolve import describe_fields, resolve_config
@@ -178,7 +178,9 @@ def _open(
     config = describe_fields(config, data.encoder)
     devices = parallel.describe(mesh) + cpu.describe(mesh.size)
     report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
-    notes = (*summarize(data.findings), *data.changes.lines())
+    definition = objectives.define(config.objective, config.continual.previous)
+    doubts = definition.doubts(data.classes, data.class_counts)
+    notes = (*summarize(data.findings), *data.changes.lines(), *doubts)
     for line in (doubt, *notes) if doubt else notes:
         report(f"note: {line}")
     return config, data
