@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import cv2
@@ -97,12 +98,36 @@ def test_the_record_and_the_page(gan, balanced):
     quality = record["quality"]
     assert quality["classes"].keys() == set("123456789")
     assert quality["overall"]["frechet"] > quality["validation"]["frechet"] > 0
-    assert 0 <= quality["overall"]["recall"] <= 1 and quality["nearest"]["validation"] > 0
+    assert 0 <= quality["overall"]["recall"] <= 1
+    copies = record["copies"]
+    assert copies["classes"].keys() == set("123456789")
+    assert copies["overall"]["images"] == sum(record["images"].values())
+    assert copies["validation"]["smallest"] > 0 and 0 <= copies["overall"]["nearer"] <= 1
     assert record["embedding"] == f"vit of {gan}" and record["step"] == 2
     page = (balanced / "report.html").read_text()
-    assert page.count('class="card"') == 9 * 10
+    assert page.count("<figure>") == 2 * page.count('class="card"')
     assert "FID" not in page and "<script src" not in page
-    assert page.count("<figure>") == 2 * 9 * 10
+
+
+def test_the_page_begins_with_the_nearest_pairs(balanced):
+    with (balanced / "nearest.csv").open(newline="") as lines:
+        pairs = list(csv.DictReader(lines))
+    assert {row["path"] for row in pairs} == {row["path"] for row in rows_of(balanced)}
+    distances = [float(row["distance"]) for row in pairs]
+    assert distances == sorted(distances)
+    page = (balanced / "report.html").read_text()
+    assert '<a href="nearest.csv">' in page
+    shown = re.findall(r"images/\d/\d{6}\.png", page)
+    first = pairs[0]
+    assert shown[0] == first["path"] and first["real"] in page
+    assert f"distance <b>{float(first['distance']):.3g}</b>" in page
+    titles = re.findall(r"<h3>(\d): (nearest|at random)</h3>", page)
+    assert titles == [(name, kind) for name in "123456789" for kind in ("nearest", "at random")]
+    sections = re.split(r"<h3>\d: at random</h3>", page)[1:]
+    assert [section.split("<h3>")[0].count('class="card"') for section in sections] == 9 * [3]
+    for name in "123456789":
+        nearest_of_class = next(row["path"] for row in pairs if row["label"] == name)
+        assert nearest_of_class in page.split(f"<h3>{name}: nearest</h3>")[1].split("<h3>")[0]
 
 
 def test_a_seed_gives_the_same_images_and_another_seed_others(gan, tmp_path):

@@ -7,10 +7,11 @@
 
 --balance fills every class of the run's training split up to its largest class; --count N draws N
 images of each class, or of those in --classes. --out is a new directory. It gets images/,
-synthetic.csv, synthesis.json and report.html. synthetic.csv is a source whose images are all in the
-split train and marked in the column `synthetic`. The report compares them with the real training
-images, in the embedding of the run's own classifier or of --embedding RUN, and shows some next to
-their nearest real ones, so that you can spot copies.
+synthetic.csv, nearest.csv, synthesis.json and report.html. synthetic.csv is a source whose images
+are all in the split train and marked in the column `synthetic`. The report compares them with the
+real training images, in the embedding of the run's own classifier or of --embedding RUN, and begins
+with those that are nearest to a real one, so that you can spot copies; nearest.csv lists the
+nearest real image of every one.
 """
 
 import pathlib

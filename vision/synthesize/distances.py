@@ -10,6 +10,7 @@ import numpy as np
 
 NEIGHBORS = 3  # Kynkaanniemi et al. 2019, section 3
 ROWS = 1024  # of a matrix of distances at a time
+CELLS = 2**24  # of such a matrix, at most: 128 MiB
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
@@ -50,7 +51,7 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 def _kernels(first, second):
     """Returns each row's mean kernel with all of `second`, float (N,)."""
     width = first.shape[1]
-    parts = [((rows @ second.T / width + 1) ** 3).mean(1) for rows in _blocks(first)]
+    parts = [((rows @ second.T / width + 1) ** 3).mean(1) for rows in _blocks(first, second)]
     return np.concatenate(parts)
 
 
@@ -84,7 +85,7 @@ def radii(x: np.ndarray, neighbors: int) -> np.ndarray:
     """Returns each row's squared distance to its k-th nearest other row, float (N,)."""
     parts = []
     start = 0
-    for rows in _blocks(x):
+    for rows in _blocks(x, x):
         squares = _squared_distances(rows, x)
         squares[np.arange(len(rows)), start + np.arange(len(rows))] = -1  # itself comes first
         parts.append(np.partition(squares, neighbors, axis=1)[:, neighbors])
@@ -95,25 +96,37 @@ def radii(x: np.ndarray, neighbors: int) -> np.ndarray:
 def _covered(queries, references, squared_radii):
     """Returns the share of the queries that lie within the radius of any reference."""
     hits = [
-        (_squared_distances(rows, references) <= squared_radii).any(1) for rows in _blocks(queries)
+        (_squared_distances(rows, references) <= squared_radii).any(1)
+        for rows in _blocks(queries, references)
     ]
     return float(np.concatenate(hits).mean())
 
 
-def nearest(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    queries: np.ndarray, references: np.ndarray, own: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns (int64 (N,) nearest references, float64 (N,) Euclidean distances to them).
 
     Args:
         queries: float (N, D).
         references: float (M, D).
+        own: int (N,), the reference that is the query itself and does not count; if there is no
+            other, the distance is infinite. None: all count.
     """
     queries, references = (np.asarray(x, np.float64) for x in (queries, references))
     indices = []
     distances = []
-    for rows in _blocks(queries):
-        best = _squared_distances(rows, references).argmin(1)
+    start = 0
+    for rows in _blocks(queries, references):
+        squares = _squared_distances(rows, references)
+        if own is not None:
+            squares[np.arange(len(rows)), own[start : start + len(rows)]] = np.inf
+        best = squares.argmin(1)
+        is_none = np.isinf(squares[np.arange(len(rows)), best])
+        between = np.linalg.norm(rows - references[best], axis=1)
         indices.append(best)
-        distances.append(np.linalg.norm(rows - references[best], axis=1))
+        distances.append(np.where(is_none, np.inf, between))
+        start += len(rows)
     return np.concatenate(indices), np.concatenate(distances)
 
 
@@ -122,6 +135,8 @@ def _squared_distances(rows, x):
     return np.maximum(squares, 0)
 
 
-def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(x), ROWS):
-        yield x[start : start + ROWS]
+def _blocks(x: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields rows of `x`, so many that their distances to all `others` fit into memory."""
+    size = max(1, min(ROWS, CELLS // len(others)))
+    for start in range(0, len(x), size):
+        yield x[start : start + size]

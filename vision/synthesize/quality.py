@@ -12,13 +12,11 @@ from vision.synthesize.distances import (
     NEIGHBORS,
     frechet,
     kernel_distance,
-    nearest,
     precision_and_recall,
 )
 
 BATCH = 256
 MOST = 5_000  # images of a kind that are compared with each other
-QUERIES = 2_000  # images whose nearest training image is sought for the medians
 NOTHING = {"frechet": None, "kernel": None, "precision": None, "recall": None}
 
 
@@ -46,6 +44,10 @@ class Embedded(NamedTuple):
     def take(self, chosen: np.ndarray) -> "Embedded":
         """Returns some of them."""
         return Embedded(*(column[chosen] for column in self))
+
+    def spread(self, most: int) -> "Embedded":
+        """Returns at most so many of them, evenly spread."""
+        return self.take(_spread(np.arange(len(self.rows)), most))
 
 
 def embed(classifier: Classifier, images: Images, labels: np.ndarray, title: str) -> Embedded:
@@ -93,21 +95,16 @@ def judge(real: Mapping[str, Embedded], made: Embedded, classes: Sequence[str]) 
         "overall": Fréchet and kernel distance, precision and recall, from equally many real and
         generated images of each class, and their number; "validation": the same of the real images
         of the validation split, which says how good a number can get; "classes": {name: the same},
-        None for a class with too few images; "nearest": the median distance to the nearest training
-        image.
+        None for a class with too few images.
     """
     train = real["train"]
     overall = _compare(*_matched(train, made, len(classes)))
     validation = _compare(*_matched(train, real["val"], len(classes)))
     each = {}
     for label in np.unique(made.labels):
-        parts = [_limited(e.take(e.labels == label), MOST) for e in (train, made)]
+        parts = [e.take(e.labels == label).spread(MOST) for e in (train, made)]
         each[classes[label]] = _compare(*parts)
-    medians = {
-        name: float(np.median(nearest(_limited(e, QUERIES).embeddings, train.embeddings)[1]))
-        for name, e in (("generated", made), ("validation", real["val"]))
-    }
-    return {"overall": overall, "validation": validation, "classes": each, "nearest": medians}
+    return {"overall": overall, "validation": validation, "classes": each}
 
 
 def _compare(real: Embedded, made: Embedded) -> dict[str, Any]:
@@ -140,10 +137,6 @@ def _first_of_each(embedded: Embedded, counts: np.ndarray) -> Embedded:
         for label, count in enumerate(counts)
     ]
     return embedded.take(np.sort(np.concatenate(chosen)))
-
-
-def _limited(embedded: Embedded, most: int) -> Embedded:
-    return embedded.take(_spread(np.arange(len(embedded.rows)), most))
 
 
 def _spread(rows: np.ndarray, count: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""The report on synthetic images: a page with the measures, and pictures beside real ones."""
+"""The report on synthetic images: a page with the pairs that may be copies, and the measures."""
 
 import datetime
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,58 +10,85 @@ import numpy as np
 from vision.data.pictures import picture
 from vision.support.files import replacing
 from vision.support.page import render
-from vision.synthesize.distances import nearest
-from vision.synthesize.quality import Embedded, Images
+from vision.synthesize.copies import Matches
 
-SHOWN = 10  # images of each class
-CLASSES = 50  # classes whose images are shown
+OVERALL = 12  # nearest pairs of all classes
+NEAREST = 6  # nearest pairs of each class
+RANDOM = 3  # further images of each class, drawn at random
+CLASSES = 50  # classes whose pairs are shown
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
-def write(
-    path: pathlib.Path,
-    record: Mapping[str, Any],
-    real: tuple[Any, Embedded],
-    made: tuple[Images, Embedded],
-) -> None:
+def write(path: pathlib.Path, table: str, record: Mapping[str, Any], matches: Matches) -> None:
     """Writes the page.
 
     Args:
         path: where to.
+        table: the file beside it with all pairs.
         record: the contents of synthesis.json.
-        real: (the dataset of the training split, its embedding).
-        made: (the generated images, their embedding).
+        matches: the images and their nearest real ones.
     """
+    distances = matches.pairs.distances
     context = {
         "record": record,
         "date": datetime.date.today().isoformat(),
-        "sections": list(_sections(list(record["real"]), real, made)),
-        "few": SHOWN,
-        "hidden": max(0, int((np.bincount(made[1].labels) > 0).sum()) - CLASSES),
+        "table": table,
+        "nearest": _cards(matches, choose_nearest(matches, np.arange(len(distances)), OVERALL)),
+        "sections": list(_sections(matches, record["seed"])),
+        "random": RANDOM,
+        "hidden": max(0, len(record["copies"]["classes"]) - CLASSES),
     }
     with replacing(path) as file:
         file.write(render(TEMPLATE, context))
 
 
-def _sections(classes, real, made):
-    """Yields a class's name and cards: synthetic images beside their nearest real ones."""
-    dataset, real_embedded = real
-    images, made_embedded = made
-    for label in np.unique(made_embedded.labels)[:CLASSES]:
-        shown = np.flatnonzero(made_embedded.labels == label)[:SHOWN]
-        neighbors, distances = nearest(made_embedded.embeddings[shown], real_embedded.embeddings)
-        cards = []
-        for place, row, distance in zip(
-            shown, real_embedded.rows[neighbors], distances, strict=True
-        ):
-            row = int(row)
-            cards.append(
-                {
-                    "made": picture(images.image(int(made_embedded.rows[place]))),
-                    "real": picture(dataset.image(row)),
-                    "name": dataset.source.name(row),
-                    "label": classes[dataset.source.labels[row]],
-                    "distance": f"{distance:.3g}",
-                }
-            )
-        yield {"name": classes[label], "cards": cards}
+def choose_nearest(matches: Matches, places: np.ndarray, most: int) -> np.ndarray:
+    """Returns which of some images are nearest to a real one, int64, the nearest first.
+
+    Of several images of the same real one, it is only the nearest: a copy that was drawn a hundred
+    times must not hide the others.
+
+    Args:
+        matches: the images.
+        places: int64 (N,), those to choose from.
+        most: at most so many.
+    """
+    ordered = places[np.argsort(matches.pairs.distances[places], kind="stable")]
+    _, first = np.unique(matches.pairs.places[ordered], return_index=True)
+    return ordered[np.sort(first)[:most]]
+
+
+def _sections(matches: Matches, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields the pairs of the classes that have the nearest ones, in the classes' order."""
+    labels = matches.made.labels
+    present = np.unique(labels)
+    smallest = [matches.pairs.distances[labels == label].min() for label in present]
+    random = np.random.default_rng(seed)
+    for label in np.sort(present[np.argsort(smallest, kind="stable")[:CLASSES]]):
+        places = np.flatnonzero(labels == label)
+        chosen = choose_nearest(matches, places, NEAREST)
+        others = np.setdiff1d(places, chosen)
+        drawn = random.choice(others, min(RANDOM, len(others)), replace=False)
+        yield {
+            "name": matches.classes[label],
+            "nearest": _cards(matches, chosen),
+            "random": _cards(matches, drawn),
+        }
+
+
+def _cards(matches, places):
+    """Returns what the page says of pairs, with their pictures."""
+    counts = np.bincount(matches.pairs.places)
+    cards = []
+    for place in places:
+        made, real = matches.images(place)
+        cards.append(
+            matches.row(place)
+            | {
+                "made_picture": picture(made),
+                "real_picture": picture(real),
+                "is_nearer": bool(matches.pairs.is_nearer[place]),
+                "count": int(counts[matches.pairs.places[place]]),
+            }
+        )
+    return cards

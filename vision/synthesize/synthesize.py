@@ -26,12 +26,14 @@ from vision.support.files import new_directory, sync, write_json
 from vision.support.lock import locked_beside
 from vision.support.progress import Progress, print_line, waiting
 from vision.synthesize import report
+from vision.synthesize.copies import QUERIES, Matches, Pairs, describe, find_pairs
 from vision.synthesize.drawing import Drawer, check_run
-from vision.synthesize.quality import embed, judge
+from vision.synthesize.quality import Embedded, embed, judge
 
 TABLE = "synthetic.csv"
 RECORD = "synthesis.json"
 REPORT = "report.html"
+NEAREST = "nearest.csv"
 COLUMNS = ("path", "label", "split", SYNTHETIC)
 
 
@@ -116,12 +118,20 @@ def synthesize(request: Request) -> list[str]:
         made = embed(judging, generated, generated.labels, SYNTHETIC)
         with waiting("measuring the quality"):
             record["quality"] = judge(real, made, classes)
+        pairs = find_pairs(made, real["train"], SYNTHETIC)
+        record["copies"] = describe(pairs, made.labels, _find_real_pairs(splits, real), classes)
         write_json(folder / RECORD, record)
+        matches = Matches(generated, made, splits["train"], real["train"], pairs, classes)
+        matches.write(folder / NEAREST)
         with waiting("drawing the report"):
-            report.write(
-                folder / REPORT, record, (splits["train"], real["train"]), (generated, made)
-            )
+            report.write(folder / REPORT, NEAREST, record, matches)
     return _describe(request.out, record)
+
+
+def _find_real_pairs(splits: Mapping[str, Dataset], real: Mapping[str, Embedded]) -> Pairs:
+    """Returns the pairs of some real images of the validation split, or else of the training's."""
+    is_same = splits["val"] is splits["train"]
+    return find_pairs(real["val"].spread(QUERIES), real["train"], "validation", are_real=is_same)
 
 
 def _real_images(
@@ -216,6 +226,12 @@ def _describe(out: pathlib.Path, record: Mapping[str, Any]) -> list[str]:
                 f"{measured['kernel']:.4g}, precision {measured['precision']:.3f}, recall "
                 f"{measured['recall']:.3f} ({measured['compared']:,} images)"
             )
-    lines.append(f"embedding: {record['embedding']}; {out / REPORT} shows nearest real images")
+    copies = record["copies"]
+    lines.append(
+        "nearer to a training image than every other training image is: "
+        f"{100 * copies['overall']['nearer']:.1f} % of the synthetic images, "
+        f"{100 * copies['validation']['nearer']:.1f} % of the real ones of the validation split"
+    )
+    lines.append(f"embedding: {record['embedding']}; {out / REPORT} shows the nearest pairs")
     lines.append(f"train on them too: --config.data.synthetic=csv:{out / TABLE}")
     return lines
