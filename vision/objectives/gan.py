@@ -169,7 +169,9 @@ def doubts(
     is_few = np.asarray(class_counts) < FEWEST_OF_A_CLASS
     if drawn is not None:
         is_few &= drawn
-    few = [f"{classes[label]} ({class_counts[label]:,})" for label in np.flatnonzero(is_few)]
+    few = [
+        f"{classes[label]} ({class_counts[label]:,})" for label in np.flatnonzero(is_few).tolist()
+    ]
     if few:
         more = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""
         lines.append(

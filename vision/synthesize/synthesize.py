@@ -114,18 +114,30 @@ def synthesize(request: Request) -> list[str]:
     }
     with locked_beside(request.out), _writing(request.out) as folder:
         generated = _draw(drawer, request, counts, folder)
-        real = {name: embed(judging, d, d.source.labels, name) for name, d in splits.items()}
-        made = embed(judging, generated, generated.labels, SYNTHETIC)
-        with waiting("measuring the quality"):
-            record["quality"] = judge(real, made, classes)
-        pairs = find_pairs(made, real["train"], SYNTHETIC)
-        record["copies"] = describe(pairs, made.labels, _find_real_pairs(splits, real), classes)
-        write_json(folder / RECORD, record)
-        matches = Matches(generated, made, splits["train"], real["train"], pairs, classes)
-        matches.write(folder / NEAREST)
-        with waiting("drawing the report"):
-            report.write(folder / REPORT, NEAREST, record, matches)
+        _judge(record, splits, generated, judging, folder)
     return _describe(request.out, record)
+
+
+def _judge(
+    record: dict[str, Any],
+    splits: Mapping[str, Dataset],
+    generated: Generated,
+    judging: inference.Classifier,
+    folder: pathlib.Path,
+) -> None:
+    """Measures the generated images, adds that to the record, and writes all but the images."""
+    classes = list(record["images"])
+    real = {name: embed(judging, d, d.source.labels, name) for name, d in splits.items()}
+    made = embed(judging, generated, generated.labels, SYNTHETIC)
+    with waiting("measuring the quality"):
+        record["quality"] = judge(real, made, classes)
+    pairs = find_pairs(made, real["train"], SYNTHETIC)
+    record["copies"] = describe(pairs, made.labels, _find_real_pairs(splits, real), classes)
+    write_json(folder / RECORD, record)
+    matches = Matches(generated, made, splits["train"], real["train"], pairs, classes)
+    matches.write(folder / NEAREST)
+    with waiting("drawing the report"):
+        report.write(folder / REPORT, NEAREST, record, matches)
 
 
 def _find_real_pairs(splits: Mapping[str, Dataset], real: Mapping[str, Embedded]) -> Pairs:
