@@ -1,6 +1,7 @@
 """The diagonal of the Fisher information of a model."""
 
 import collections
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ from vision.support.ahead import AHEAD
 from vision.support.progress import Progress
 
 LABELS = ("sampled", "expected", "true")
-BATCH = 32  # images whose gradients are held at a time
+BATCH = 32  # images that are loaded at a time
+GRADIENTS = 2**30  # bytes of their gradients that are held at a time
 
 
 def measure_fisher(
@@ -44,17 +46,19 @@ def measure_fisher(
     classes = np.arange(len(loader.dataset.source.classes)) if own is None else own
     places = np.full(len(loader.dataset.source.classes), -1)
     places[classes] = np.arange(len(classes))
-    of_batch = _compiled(model, c, labels, jnp.array(classes))
-    total: Any = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
+    split: Any = nnx.split(model, nnx.Param, ...)
+    graph, *variables = split
+    fixed = (*variables, jnp.array(classes))
+    add = adder(graph, c, labels)
+    total: Any = jax.tree.map(jnp.zeros_like, variables[0])
+    size = images_at_a_time(total, labels)
     count = 0.0
     pending: collections.deque[jax.Array] = collections.deque()
     with Progress("measuring the importance", len(loader), "images") as work:
-        for step, batch in enumerate(work.over(loader.eval_batches(BATCH), BATCH)):
-            images, numbers, mask = _rows(batch, loader.data)
-            counted = mask & (places[numbers] >= 0)
-            key = jax.random.fold_in(jax.random.key(seed), step)
-            total = of_batch(total, images, places[numbers], counted.astype(np.float32), key)
-            count += counted.sum()
+        for columns in work.over(_batches(loader, places, seed), BATCH):
+            for start in range(0, BATCH, size):
+                total = add(fixed, total, *(column[start : start + size] for column in columns))
+            count += columns[2].sum()
             pending.append(jax.tree.leaves(total)[0])  # of a batch's results all come at once
             if len(pending) > AHEAD:  # else the progress runs ahead of the work
                 jax.block_until_ready(pending.popleft())
@@ -66,43 +70,85 @@ def measure_fisher(
     }
 
 
-def _compiled(model: nnx.Module, c: ConfigDict, labels: str, classes: jax.Array) -> Any:
-    """Returns what adds a batch: (total, images, labels, mask, key) -> total."""
-    split: Any = nnx.split(model, nnx.Param, ...)
-    graph, parameters, rest = split
+def images_at_a_time(parameters: Any, labels: str) -> int:
+    """Returns how many images have their gradients at a time, a divisor of `BATCH`.
 
-    def log_p(parameters: Any, image: jax.Array) -> jax.Array:
+    Args:
+        parameters: a tree of arrays.
+        labels: of `LABELS`; for "expected", each image has a sum beside its gradient.
+    """
+    each = sum(array.nbytes for array in jax.tree.leaves(parameters))
+    each *= 2 if labels == "expected" else 1
+    size = BATCH
+    while size > 1 and size * each > GRADIENTS:
+        size //= 2
+    return size
+
+
+def adder(graph: Any, c: ConfigDict, labels: str) -> Callable[..., Any]:
+    """Returns the program that adds some images' squared gradients to a sum.
+
+    All arrays are arguments, so that models of the same graph and shapes have the same program.
+
+    Args:
+        graph: of `nnx.split(model, nnx.Param, ...)`.
+        c: config.data.
+        labels: of `LABELS`.
+
+    Returns:
+        ((parameters, other variables, classes (K,)), total, images uint8 (B, H, W, C), places of
+        their labels in classes (B,), weights float32 (B,), random keys (B,)) -> total.
+    """
+
+    def log_p(parameters: Any, rest: Any, classes: jax.Array, image: jax.Array) -> jax.Array:
         merged: Any = nnx.merge(graph, parameters, rest, copy=True)
         inputs = normalize(image[None], c.normalize, c.mean, c.std, jnp.float32)
         return jax.nn.log_softmax(merged(inputs)[0][classes])
 
-    def squared(parameters: Any, image: jax.Array, label: jax.Array) -> Any:
-        gradient = jax.grad(lambda p: log_p(p, image)[label])(parameters)
-        return jax.tree.map(jnp.square, gradient)
+    def of_image(fixed: Any, image: jax.Array, place: jax.Array, key: jax.Array) -> Any:
+        parameters, rest, classes = fixed
+        scores, pull = jax.vjp(lambda p: log_p(p, rest, classes, image), parameters)
 
-    def of_image(parameters: Any, image: jax.Array, label: jax.Array, key: jax.Array) -> Any:
+        def squared(place: jax.Array) -> Any:
+            (gradient,) = pull(jax.nn.one_hot(place, len(scores), dtype=scores.dtype))
+            return jax.tree.map(jnp.square, gradient)
+
+        def add_class(total: Any, place: jax.Array) -> Any:
+            weight = jnp.exp(scores[place])
+            return jax.tree.map(lambda t, x: t + weight * x, total, squared(place)), None
+
         if labels == "true":
-            return squared(parameters, image, label)
-        scores = log_p(parameters, image)
+            return squared(place)
         if labels == "sampled":
-            return squared(parameters, image, jax.random.categorical(key, scores))
-        terms = [squared(parameters, image, jnp.array(k)) for k in range(len(classes))]
-        weights = jnp.exp(scores)
-        return jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *terms)
+            return squared(jax.random.categorical(key, scores))
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        return jax.lax.scan(add_class, zeros, jnp.arange(len(scores)))[0]
 
     @jax.jit
-    def of_batch(total: Any, images: Any, numbers: Any, mask: Any, key: Any) -> Any:
-        keys = jax.random.split(key, len(images))
-        each = jax.vmap(of_image, (None, 0, 0, 0))(parameters, images, numbers, keys)
-        return jax.tree.map(lambda t, x: t + jnp.tensordot(mask, x, 1), total, each)
+    def add(fixed: Any, total: Any, images: Any, places: Any, weights: Any, keys: Any) -> Any:
+        each = jax.vmap(of_image, (None, 0, 0, 0))(fixed, images, places, keys)
+        return jax.tree.map(lambda t, x: t + jnp.tensordot(weights, x, 1), total, each)
 
-    return of_batch
+    return add
 
 
-def _rows(batch: Batch, data: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (images uint8 (B, H, W, C), labels int (B,), mask bool (B,)) of a batch."""
-    mask = np.asarray(batch["mask"])
+def _batches(loader: Loader, places: np.ndarray, seed: int) -> Iterator[tuple[Any, ...]]:
+    """Yields (images uint8 (B, H, W, C), places (B,), weights float32 (B,), keys (B,)).
+
+    Args:
+        loader: the images.
+        places: int (C,), of each class among those that a label is distinguished from, or -1.
+        seed: of the keys.
+    """
+    for step, batch in enumerate(loader.eval_batches(BATCH)):
+        images, labels = _images_and_labels(batch, loader.data)
+        weights = np.asarray(batch["mask"]) & (places[labels] >= 0)
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        yield images, places[labels], weights.astype(np.float32), jax.random.split(key, BATCH)
+
+
+def _images_and_labels(batch: Batch, data: Batch) -> tuple[np.ndarray, np.ndarray]:
     if "image" in batch:
-        return np.asarray(batch["image"]), np.asarray(batch["label"]), mask
+        return np.asarray(batch["image"]), np.asarray(batch["label"])
     rows = np.asarray(batch["index"])
-    return np.asarray(data["image"][rows]), np.asarray(data["label"][rows]), mask
+    return np.asarray(data["image"][rows]), np.asarray(data["label"][rows])

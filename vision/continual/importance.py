@@ -88,14 +88,13 @@ def write_fisher(
     Raises:
         UserError: there is no run, or its images are not there any more.
     """
+    parallel.keep_programs(read_run(workdir)[0].compile_cache)
     classifier = inference.from_run(workdir)
     require_images_alone(classifier.fields, "the importance of weights")
     config = classifier.config.copy_and_resolve_references()
     config.data.random_crop_area = ()
     config.data.resident_gib = 0.0  # each image is read once, and those of other splits never
-    mesh = parallel.make_mesh(1)
-    parallel.keep_programs(config.compile_cache)
-    loader = open_data(config, mesh, past=classifier.past).loaders["train"]
+    loader = open_data(config, parallel.make_mesh(1), past=classifier.past).loaders["train"]
     if images and images < len(loader):
         loader = loader.part(np.linspace(0, len(loader) - 1, images).astype(np.int64))
     assert classifier.model is not None
