@@ -7,10 +7,11 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from tests.support.mlp_config import mlp_config
 from vision.continual.__main__ import main as sequence
+from vision.continual.importance import fisher_settings, is_measured, write_fisher
 from vision.continual.importance import main as importance
 from vision.data.division import read_division
 from vision.data.sources import open_splits
@@ -205,6 +206,80 @@ def test_fisher_of_a_run(labels, root, tmp_path):
     np.testing.assert_array_equal(arrays["anchor.head.kernel"], weights["head.kernel"])
     assert min(array.min() for n, array in arrays.items() if n.startswith("importance.")) >= 0
     assert arrays["importance.head.bias"].max() > 0
+
+
+@pytest.fixture(scope="module")
+def measured(root):
+    """Returns (first, second): runs that have learned with EWC, the first one measured."""
+    first = root / "measured"
+    shutil.copytree(root / "first", first)
+    write_fisher(str(first), images=20)
+    c = config(root, "new", "measured", ewc=1.0)
+    c.train.steps = 4
+    run(c, root / "second")
+    return first, root / "second"
+
+
+def measure(workdir, *arguments):
+    """Returns (arrays, about) of the Fisher information of 20 images."""
+    importance(["--workdir", str(workdir), "--images", "20", *arguments])
+    file = workdir / "importance/fisher.safetensors"
+    return load_file(file), json.loads(file.with_suffix(".json").read_text())
+
+
+def test_the_importance_of_earlier_tasks_is_never_left_out_silently(measured, tmp_path):
+    first, second = measured
+    file = first / "importance/fisher.safetensors"
+    earlier = load_file(file)
+    both, about = measure(second)
+    own, about_own = measure(second, "--decay", "0")
+    assert (about["before"], about_own["before"]) == (str(file), None)
+    key = "importance.head.bias"
+    np.testing.assert_allclose(both[key][:3], own[key][:3] + earlier[key], rtol=1e-5)
+    try:
+        file.write_bytes(file.read_bytes()[:100])
+        with pytest.raises(UserError, match=f"{file} is damaged.*importance --workdir {first}"):
+            measure(second)
+        save_file(earlier | {key: np.zeros(9, np.float32)}, file)
+        with pytest.raises(UserError, match=rf"does not fit {second}: {key} is \(9,\), not"):
+            measure(second)
+        save_file({name: array for name, array in earlier.items() if name != key}, file)
+        with pytest.raises(UserError, match=f"it has no {key}"):
+            measure(second)
+        save_file(earlier | {f"importance.{n}": earlier[key] for n in ("x", "y")}, file)
+        with pytest.raises(UserError, match="its 'x' does not learn there"):
+            measure(second)
+        file.unlink()
+        np.testing.assert_array_equal(measure(second)[0][key], both[key])  # from its own copy
+        without_copy = tmp_path / "run"
+        shutil.copytree(second, without_copy, ignore=shutil.ignore_patterns("teachers"))
+        with pytest.raises(UserError, match="has measured which weights matter: run python -m"):
+            measure(without_copy)
+        np.testing.assert_array_equal(measure(without_copy, "--decay", "0")[0][key], own[key])
+        first.rename(tmp_path / "first")
+        with pytest.raises(UserError, match="there is no such run here"):
+            measure(without_copy)
+    finally:
+        if not first.exists():
+            (tmp_path / "first").rename(first)
+        save_file(earlier, file)
+
+
+def test_what_was_measured_is_measured_again_if_asked_in_another_way(measured):
+    first, _ = measured
+    settings = fisher_settings("sampled", 20, "each", 1.0)
+    assert is_measured(str(first), "fisher", settings)
+    for other in (("true", 20, "each", 1.0), ("sampled", 0, "each", 1.0)):
+        assert not is_measured(str(first), "fisher", fisher_settings(*other))
+    file = first / "importance/fisher.safetensors"
+    arrays = load_file(file)
+    save_file(arrays | {"anchor.head.bias": np.zeros(3, np.float32)}, file)  # as a kill leaves it
+    assert not is_measured(str(first), "fisher", settings)
+    file.write_bytes(b"")
+    assert not is_measured(str(first), "fisher", settings)
+    save_file(arrays, file)
+    assert is_measured(str(first), "fisher", settings)
+    assert not is_measured(str(first), "si", settings)
 
 
 def test_a_sequence_of_tasks(root, tmp_path, capsys):

@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from flax import traverse_util
 from ml_collections import ConfigDict
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from vision import cli, inference, parallel
 from vision.config.flags import parse_stage
@@ -43,10 +43,14 @@ from vision.objectives.importance import (
 )
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import read_run
+from vision.run.teacher import digest
 from vision.support.files import make_directory, replacing_path, write_json
 from vision.support.lock import locked
+from vision.support.reading import read_json
+from vision.training.teachers import load_arrays, read_constant
 
 ANCHORS = ("each", "latest")
+COPIES = ("ewc", "si")  # attributes of the objective that start from the earlier importance
 DAMPING = 0.1  # xi of SI: 0.1 in the paper's code for permuted MNIST, section 5.2
 
 
@@ -86,24 +90,32 @@ def write_fisher(
         The file.
 
     Raises:
-        UserError: there is no run, or its images are not there any more.
+        UserError: there is no run, its images are not there any more, or it went on from a run
+            whose importance is missing or does not fit.
     """
     parallel.keep_programs(read_run(workdir)[0].compile_cache)
     classifier = inference.from_run(workdir)
     require_images_alone(classifier.fields, "the importance of weights")
+    assert classifier.model is not None
+    model = classifier.model
+    weights = {name: np.asarray(p.get_value()) for name, p in parameters(model).items()}
+    earlier = _read_earlier(workdir, "fisher", weights) if decay else {}
     config = classifier.config.copy_and_resolve_references()
     config.data.random_crop_area = ()
     config.data.resident_gib = 0.0  # each image is read once, and those of other splits never
     loader = open_data(config, parallel.make_mesh(1), past=classifier.past).loaders["train"]
     if images and images < len(loader):
         loader = loader.part(np.linspace(0, len(loader) - 1, images).astype(np.int64))
-    assert classifier.model is not None
-    model = classifier.model
     own = _own_classes(config, workdir)
     fisher = measure_fisher(model, loader, config.data, labels, own, config.seed)
-    weights = {name: np.asarray(p.get_value()) for name, p in parameters(model).items()}
-    about = {"labels": labels, "images": len(loader), "anchors": anchors, "decay": decay}
-    return _write(workdir, "fisher", fisher, weights, anchors, decay, about)
+    settings = fisher_settings(labels, images, anchors, decay)
+    joined = combine(earlier, _named(fisher, weights), decay, anchors)
+    return _write(workdir, "fisher", joined, settings | {"images": len(loader)}, bool(earlier))
+
+
+def fisher_settings(labels: str, images: int, anchors: str, decay: float) -> dict[str, Any]:
+    """Returns what fisher.json says of how `write_fisher` was called; for `is_measured`."""
+    return {"labels": labels, "images_asked": images, "anchors": anchors, "decay": decay}
 
 
 def write_path_integral(workdir: str, damping: float = DAMPING) -> pathlib.Path:
@@ -117,7 +129,8 @@ def write_path_integral(workdir: str, damping: float = DAMPING) -> pathlib.Path:
         The file.
 
     Raises:
-        UserError: there is no run, or it was trained without SI.
+        UserError: there is no run, it was trained without SI, or it went on from a run whose
+            importance is missing or does not fit.
     """
     config, _ = read_run(workdir)
     with open_checkpoints(pathlib.Path(workdir), config) as checkpoints:
@@ -129,43 +142,124 @@ def write_path_integral(workdir: str, damping: float = DAMPING) -> pathlib.Path:
             f"{workdir} was trained without si: set objective.name=continual and "
             "objective.options.si, and train it again"
         )
-    first = {".".join(path[1:]): v for path, v in rest.items() if path[0] == "first"}
-    last = {
-        ".".join(path[1:]): v
-        for path, v in traverse_util.flatten_dict(state["params"]).items()
-        if path[0] == "model"
-    }
-    weights = {name: np.asarray(last[name]) for name in sums}
+    first = _of_attribute("first", state["rest"])
+    last = _of_attribute("model", state["params"])
     omega = {
-        name: path_importance(np.asarray(total), np.asarray(first[name]), weights[name], damping)
+        name: path_importance(np.asarray(total), first[name], last[name], damping)
         for name, total in sums.items()
     }
-    return _write(workdir, "si", omega, weights, "latest", 1.0, {"damping": damping})
+    weights = {name: last[name] for name in sums}
+    earlier = _read_earlier(workdir, "si", weights)
+    joined = combine(earlier, _named(omega, weights), 1.0, "latest")
+    return _write(workdir, "si", joined, path_integral_settings(damping), bool(earlier))
+
+
+def _of_attribute(attribute: str, tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns {name: array} of an attribute of the objective, from a part of a run's state."""
+    flat = traverse_util.flatten_dict(tree)
+    return {".".join(p[1:]): np.asarray(array) for p, array in flat.items() if p[0] == attribute}
+
+
+def path_integral_settings(damping: float = DAMPING) -> dict[str, Any]:
+    """Returns what si.json says of how `write_path_integral` was called; for `is_measured`."""
+    return {"damping": damping}
+
+
+def is_measured(workdir: str, kind: str, settings: Mapping[str, Any]) -> bool:
+    """Returns whether a run's importance is there, undamaged, and was measured as asked.
+
+    Args:
+        workdir: the run directory.
+        kind: of `KINDS`.
+        settings: from `fisher_settings` or `path_integral_settings`.
+    """
+    file = pathlib.Path(importance_file(workdir, kind))
+    try:
+        about = read_json(file.with_suffix(".json"), dict)
+        is_same = all(about.get(name) == value for name, value in settings.items())
+        return is_same and about.get("sha256") == digest(load_arrays(file))
+    except UserError:  # missing or damaged
+        return False
+
+
+def _read_earlier(
+    workdir: str, kind: str, weights: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of the file of the run before, {} if the run began from scratch.
+
+    If that has moved, they come from the run's own copy, which its training had if it needed them.
+
+    Args:
+        workdir: the run directory.
+        kind: of `KINDS`.
+        weights: {name: array}, the run's own parameters, which may be larger.
+    """
+    previous = read_run(workdir)[0].continual.previous
+    if not previous:
+        return {}
+    file = importance_file(previous, kind)
+    command = f"python -m vision.continual.importance --workdir {previous} --kind {kind}"
+    if pathlib.Path(file).is_file():
+        earlier = load_arrays(pathlib.Path(file), f"; run {command} again")
+        _check_fits(earlier, weights, f"{file} does not fit {workdir}", command)
+        return earlier
+    for attribute in COPIES:
+        copy = read_constant(pathlib.Path(workdir), attribute, file)
+        if copy is not None:
+            return copy
+    if not pathlib.Path(previous, "config.json").is_file():
+        raise UserError(
+            f"{workdir} went on from {previous}, and there is no such run here: put it back, or "
+            f"start from the directory in which {workdir} was trained"
+        )
+    leave_out = ", or leave out earlier tasks with --decay 0" if kind == "fisher" else ""
+    raise UserError(
+        f"{workdir} went on from {previous}, for which nobody has measured which weights matter: "
+        f"run {command} first{leave_out}"
+    )
+
+
+def _check_fits(
+    earlier: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray], fault: str, command: str
+) -> None:
+    """Raises `UserError` unless all arrays are of a run's parameters, or of fewer classes."""
+    for name in sorted({key.partition(".")[2] for key in earlier}):
+        if name not in weights:
+            raise UserError(f"{fault}: its '{name}' does not learn there; run {command} again")
+        shape = weights[name].shape
+        for key in (IMPORTANCE + name, ANCHOR + name):
+            if key not in earlier:
+                raise UserError(f"{fault}: it has no {key}; run {command} again")
+            old = earlier[key].shape
+            if len(old) != len(shape) or any(a > b for a, b in zip(old, shape, strict=True)):
+                raise UserError(f"{fault}: {key} is {old}, not {shape}; run {command} again")
+
+
+def _named(
+    importance: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns what a file has of a run's own task."""
+    new = {IMPORTANCE + name: np.asarray(array, np.float32) for name, array in importance.items()}
+    return new | {ANCHOR + name: np.asarray(weights[name], np.float32) for name in importance}
 
 
 def _write(
     workdir: str,
     kind: str,
-    importance: Mapping[str, np.ndarray],
-    weights: Mapping[str, np.ndarray],
-    anchors: str,
-    decay: float,
+    arrays: Mapping[str, np.ndarray],
     about: Mapping[str, Any],
+    has_earlier: bool,
 ) -> pathlib.Path:
-    """Writes a run's file, with the importance of the run before it in it."""
-    new = {IMPORTANCE + name: np.asarray(array, np.float32) for name, array in importance.items()}
-    new |= {ANCHOR + name: np.asarray(weights[name], np.float32) for name in importance}
-    config, _ = read_run(workdir)
-    previous = config.continual.previous
-    earlier = pathlib.Path(importance_file(previous, kind)) if previous else None
-    if earlier is not None and earlier.is_file():
-        new = combine(load_file(earlier), new, decay, anchors)
+    """Writes a run's file, and beside it what was measured."""
     file = pathlib.Path(importance_file(workdir, kind))
+    previous = read_run(workdir)[0].continual.previous
+    before = importance_file(previous, kind) if has_earlier else None
     make_directory(file.parent)
     with replacing_path(file) as path:
-        save_file({name: np.ascontiguousarray(array) for name, array in new.items()}, path)
-    before = str(earlier) if earlier is not None and earlier.is_file() else None
-    write_json(file.with_suffix(".json"), {"kind": kind, "before": before} | dict(about))
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    # If a kill comes in between, the digest tells that the old text is of other arrays.
+    record = {"kind": kind, "before": before} | dict(about) | {"sha256": digest(arrays)}
+    write_json(file.with_suffix(".json"), record)
     return file
 
 

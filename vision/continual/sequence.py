@@ -11,14 +11,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision import objectives
-from vision.continual.importance import write_fisher, write_path_integral
+from vision.continual.importance import (
+    fisher_settings,
+    is_measured,
+    path_integral_settings,
+    write_fisher,
+    write_path_integral,
+)
 from vision.continual.summary import matrix, plot, summarize, table
 from vision.data.classes import encode, renaming
 from vision.data.sources import CHANGES, compose, members, open_splits, parse
 from vision.errors import UserError
-from vision.objectives.importance import importance_file
 from vision.support import progress
 from vision.support.files import replacing, replacing_path, write_json
+from vision.training.finished import RESULT
 from vision.training.run import run
 
 SEPARATOR = " | "  # between the sources of `config.continual.tasks`
@@ -51,7 +57,7 @@ def run_sequence(
         for number, source in enumerate(sources, start=1):
             directory = workdir / f"task-{number}"
             previous = workdir / f"task-{number - 1}" if number > 1 else None
-            if previous is not None:
+            if previous is not None and not (directory / RESULT).is_file():
                 _measure_importance(config, str(previous))
             result = run(_task_config(config, source, previous), directory, again=again)
             if result is None:
@@ -159,14 +165,15 @@ def _task_config(config: ConfigDict, source: str, previous: pathlib.Path | None)
 
 
 def _measure_importance(config: ConfigDict, previous: str) -> None:
-    """Measures what a finished task needs of its weights, as far as that is not done."""
+    """Measures what the next task needs of a finished one, unless that is done as asked."""
     if config.objective.name != "continual":
         return
     options = objectives.define(config.objective).config.options
-    if options.ewc and not pathlib.Path(importance_file(previous, "fisher")).is_file():
-        c = config.continual
-        write_fisher(previous, c.fisher_labels, c.fisher_images, c.fisher_anchors, c.fisher_decay)
-    if options.si and not pathlib.Path(importance_file(previous, "si")).is_file():
+    c = config.continual
+    asked = (c.fisher_labels, c.fisher_images, c.fisher_anchors, c.fisher_decay)
+    if options.ewc and not is_measured(previous, "fisher", fisher_settings(*asked)):
+        write_fisher(previous, *asked)
+    if options.si and not is_measured(previous, "si", path_integral_settings()):
         write_path_integral(previous)
 
 
