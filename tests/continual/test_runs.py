@@ -11,12 +11,13 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support.mlp_config import mlp_config
 from vision.continual.__main__ import main as sequence
-from vision.continual.importance import fisher_settings, is_measured, write_fisher
+from vision.continual.importance import DAMPING, fisher_settings, is_measured, write_fisher
 from vision.continual.importance import main as importance
 from vision.data.division import read_division
 from vision.data.sources import open_splits
 from vision.errors import UserError
 from vision.evaluation.__main__ import main as evaluate
+from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import read_run
 from vision.run.weights import run_weights
 from vision.training.run import run
@@ -280,6 +281,28 @@ def test_what_was_measured_is_measured_again_if_asked_in_another_way(measured):
     save_file(arrays, file)
     assert is_measured(str(first), "fisher", settings)
     assert not is_measured(str(first), "si", settings)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_si_has_no_penalty_at_the_weights_that_the_next_task_starts_from(ema, root, tmp_path):
+    workdir = tmp_path / "run"
+    c = config(root)
+    c.objective.name = "continual"
+    c.objective.options.si = 1.0
+    c.optimizer.ema = ema
+    c.train.steps = 4
+    run(c, workdir)
+    importance(["--workdir", str(workdir), "--kind", "si"])
+    arrays = load_file(workdir / "importance/si.safetensors")
+    for name, array in run_weights(workdir)[2].items():
+        np.testing.assert_array_equal(arrays[f"anchor.{name}"], array)
+    with open_checkpoints(workdir, c) as checkpoints:
+        state = checkpoints.read_best()[1]
+    end = state["params"]["model"]["head"]["bias"]
+    start = state["rest"]["first"]["head"]["bias"]
+    total = state["rest"]["path"]["sum"]["head.bias"]
+    expected = total / ((end - start) ** 2 + DAMPING)
+    np.testing.assert_allclose(arrays["importance.head.bias"], expected, rtol=1e-5)
 
 
 def test_a_sequence_of_tasks(root, tmp_path, capsys):

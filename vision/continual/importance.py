@@ -148,7 +148,9 @@ def write_path_integral(workdir: str, damping: float = DAMPING) -> pathlib.Path:
         name: path_importance(np.asarray(total), first[name], last[name], damping)
         for name, total in sums.items()
     }
-    weights = {name: last[name] for name in sums}
+    # The next task starts from the moving average, if there is one: see `run_weights`.
+    anchors = last | _of_attribute("model", state.get("ema", {}))
+    weights = {name: anchors[name] for name in sums}
     earlier = _read_earlier(workdir, "si", weights)
     joined = combine(earlier, _named(omega, weights), 1.0, "latest")
     return _write(workdir, "si", joined, path_integral_settings(damping), bool(earlier))
