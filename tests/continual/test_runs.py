@@ -332,6 +332,15 @@ def test_a_sequence_of_tasks(root, tmp_path, capsys):
     assert joined["importance.head.kernel"].shape == (32, 3)
     sequence(arguments)  # all is done already
     assert "finished already" in capsys.readouterr().out
+    assert json.loads((tmp_path / "tasks/sequence.json").read_text()) == record
+    (tmp_path / "tasks/task-2/result.json").unlink()
+    sequence(arguments)  # which takes further time
+    again = json.loads((tmp_path / "tasks/sequence.json").read_text())
+    assert again["seconds"] > record["seconds"] and again["matrix"] == record["matrix"]
+    for name in ("elapsed.json", "sequence.csv"):
+        (tmp_path / "tasks" / name).unlink()
+    sequence(arguments)  # the files of earlier code
+    assert json.loads((tmp_path / "tasks/sequence.json").read_text()) == again
 
 
 def test_mistakes(root, tmp_path):

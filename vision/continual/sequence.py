@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision import objectives
+from vision.continual.elapsed import Elapsed
 from vision.continual.importance import (
     fisher_settings,
     is_measured,
@@ -51,20 +51,37 @@ def run_sequence(
     """
     sources = split_tasks(config)
     is_within = _is_within_task(config)
-    began = time.perf_counter()
+    elapsed = Elapsed(workdir)
+    directories = [workdir / f"task-{number}" for number in range(1, len(sources) + 1)]
+    is_done = all((directory / RESULT).is_file() for directory in directories)
     results = []
     with _progress(config, len(sources)) as work:
-        for number, source in enumerate(sources, start=1):
-            directory = workdir / f"task-{number}"
-            previous = workdir / f"task-{number - 1}" if number > 1 else None
-            if previous is not None and not (directory / RESULT).is_file():
-                _measure_importance(config, str(previous))
-            result = run(_task_config(config, source, previous), directory, again=again)
+        previous: pathlib.Path | None = None
+        for directory, source in zip(directories, sources, strict=True):
+            try:
+                result = _learn(config, source, directory, previous, again)
+            finally:
+                if directory.is_dir() and not is_done:
+                    elapsed.save()
             if result is None:
                 return None
             results.append(result)
-            work.reach(number)
-    return _write(workdir, results, is_within, time.perf_counter() - began)
+            work.reach(len(results))
+            previous = directory
+    return _write(workdir, results, is_within, elapsed.before if is_done else elapsed.save())
+
+
+def _learn(
+    config: ConfigDict,
+    source: str,
+    directory: pathlib.Path,
+    previous: pathlib.Path | None,
+    again: str,
+) -> dict[str, Any] | None:
+    """Returns the result of a task, None if interrupted."""
+    if previous is not None and not (directory / RESULT).is_file():
+        _measure_importance(config, str(previous))
+    return run(_task_config(config, source, previous), directory, again=again)
 
 
 @contextlib.contextmanager
