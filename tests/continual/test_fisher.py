@@ -38,7 +38,7 @@ def loader(config):
 def of_formula(model, loader, labels, own):
     """Returns mean (x (y - p))^2, NumPy in double precision; "expected" weights all y by p."""
     source = loader.dataset.source
-    rows = [i for i in range(50) if source.labels[i] in own]
+    rows = [i for i in range(len(loader)) if source.labels[i] in own]
     inputs = np.stack([source[i]["image"].ravel() for i in rows]) / 127.5 - 1
     logits = (inputs @ np.asarray(model.kernel[...], np.float64))[:, own]
     p = np.exp(logits - logits.max(1, keepdims=True))
@@ -61,22 +61,33 @@ def test_it_is_that_of_the_formula(labels, own, config, loader):
     np.testing.assert_allclose(measured["kernel"], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_sampled_labels_have_the_expected_value(config, loader):
+def test_sampled_labels_have_the_expected_value(config):
     model = Linear(0)
-    draws = [
-        measure_fisher(model, loader, config.data, "sampled", OWN, seed)["kernel"]
-        for seed in range(40)
-    ]
+    loader = open_data(config, parallel.make_mesh(1)).loaders["train"]
+    measured = measure_fisher(model, loader, config.data, "sampled", OWN)["kernel"]
+    other = measure_fisher(model, loader, config.data, "sampled", OWN, seed=1)["kernel"]
+    assert np.abs(measured - other).max() > 0
     expected = of_formula(model, loader, "expected", OWN)
-    assert np.abs(draws[0] - draws[1]).max() > 0
-    assert np.mean(draws, 0).sum() == pytest.approx(expected.sum(), rel=0.05)
+    assert measured.sum() == pytest.approx(expected.sum(), rel=0.1)
+
+
+@pytest.mark.parametrize(("devices", "resident_gib"), [(1, 0.0), (3, 1.0)])
+def test_devices_and_where_the_images_are_do_not_matter(devices, resident_gib, config, loader):
+    model = Linear(0)
+    expected = measure_fisher(model, loader, config.data, "sampled", OWN)["kernel"]
+    c = config.copy_and_resolve_references()
+    c.data.resident_gib = resident_gib
+    other = open_data(c, parallel.make_mesh(devices)).loaders["train"].part(np.arange(50))
+    assert other.is_resident == bool(resident_gib)
+    measured = measure_fisher(model, other, c.data, "sampled", OWN)["kernel"]
+    np.testing.assert_allclose(measured, expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("labels", fisher.LABELS)
 def test_how_many_gradients_fit_does_not_matter(labels, config, loader, monkeypatch):
     model = Linear(0)
     at_once = measure_fisher(model, loader, config.data, labels)["kernel"]
-    assert images_at_a_time(model.kernel[...], labels) == fisher.BATCH
+    assert images_at_a_time(model.kernel[...], labels) == fisher.BLOCK
     monkeypatch.setattr(fisher, "GRADIENTS", 20_000)
     assert images_at_a_time(model.kernel[...], labels) in (2, 4)
     in_parts = measure_fisher(model, loader, config.data, labels)["kernel"]
@@ -85,13 +96,17 @@ def test_how_many_gradients_fit_does_not_matter(labels, config, loader, monkeypa
 
 def program(model, c, labels="expected"):
     """Returns the text of the program for a model's kernel of (64, C)."""
-    graph, *variables = nnx.split(model, nnx.Param, ...)
+    graph, parameters, streams, rest = nnx.split(model, nnx.Param, nnx.RngState, ...)
     classes = np.arange(model.kernel.shape[1])
-    images = np.zeros((4, 8, 8, 1), np.uint8)
+    fixed = (parameters, rest, classes, classes)
+    batch = {
+        "image": np.zeros((4, 8, 8, 1), np.uint8),
+        "label": np.zeros(4, np.int32),
+        "mask": np.ones(4, bool),
+    }
     keys = jax.random.split(jax.random.key(0), 4)
-    fixed = (*variables, classes)
-    arguments = (fixed, variables[0], images, np.zeros(4, int), np.ones(4, np.float32), keys)
-    return adder(graph, c, labels).lower(*arguments).as_text()
+    add = adder((graph, streams), c, labels, parallel.make_mesh(1))
+    return add.lower(fixed, (parameters, np.float32(0)), batch, {}, keys).as_text()
 
 
 @pytest.mark.parametrize("labels", fisher.LABELS)

@@ -16,8 +16,8 @@ def environment_of(devices):
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def start(count, arguments, devices=1):
-    """Starts `count` processes of `vision.main`, and returns them.
+def start(count, arguments, devices=1, module="vision.main"):
+    """Starts `count` processes of a command, and returns them.
 
     Each writes stdout and stderr to one pipe, `stdout`.
     """
@@ -25,7 +25,7 @@ def start(count, arguments, devices=1):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [
-        *(sys.executable, "-m", "vision.main", *arguments),
+        *(sys.executable, "-m", module, *arguments),
         f"--config.parallel.coordinator=localhost:{port}",
         f"--config.parallel.processes={count}",
     ]

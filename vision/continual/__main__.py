@@ -10,6 +10,7 @@ objective.options.within_task, over the classes of each image's own task. After 
 repeat the command to continue.
 """
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 
@@ -30,10 +31,16 @@ def main(argv: Sequence[str]) -> None:
     check_packages(config)
     if config.parallel.keep_memory:
         keep_freed_memory()
+    from vision import distributed, parallel
     from vision.continual.sequence import run_sequence
 
-    workdir = pathlib.Path(values.workdir or new_workdir(argv))
-    with locked(workdir, "--workdir"):
+    parallel.keep_programs(config.compile_cache)  # before anything is compiled
+    distributed.start(config.parallel)
+    # The main process names it, as the default depends on the clock.
+    name = parallel.from_main_process(values.workdir or str(new_workdir(argv)))
+    workdir = pathlib.Path(name)
+    with contextlib.ExitStack() as stack:
+        parallel.on_main_process(lambda: stack.enter_context(locked(workdir, "--workdir")))
         run_sequence(config, workdir, f"the same command with --workdir {workdir}")
 
 

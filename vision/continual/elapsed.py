@@ -3,6 +3,7 @@
 import pathlib
 import time
 
+from vision import parallel
 from vision.support.files import write_json
 from vision.support.reading import read_json
 
@@ -36,5 +37,6 @@ class Elapsed:
     def save(self) -> float:
         """Writes the seconds so far; returns them."""
         seconds = self._before + time.perf_counter() - self._began
-        write_json(self._file, {"seconds": seconds})
+        if parallel.is_main_process():
+            write_json(self._file, {"seconds": seconds})
         return seconds

@@ -1,23 +1,27 @@
 """The diagonal of the Fisher information of a model."""
 
 import collections
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vision import parallel
 from vision.data.augment import normalize
 from vision.data.loading.loader import Batch, Loader
 from vision.support.ahead import AHEAD
 from vision.support.progress import Progress
 
 LABELS = ("sampled", "expected", "true")
-BATCH = 32  # images that are loaded at a time
-GRADIENTS = 2**30  # bytes of their gradients that are held at a time
+BLOCK = 32  # images at most whose gradients a device holds; keys are drawn for as many
+GRADIENTS = 2**30  # bytes of gradients that a device holds at most, if not of a single image
+RESIDENT = ("image", "label")  # of a loader's data
 
 
 def measure_fisher(
@@ -43,70 +47,74 @@ def measure_fisher(
     Returns:
         {name of a parameter: float32 array of its shape}.
     """
+    mesh = loader.mesh
     classes = np.arange(len(loader.dataset.source.classes)) if own is None else own
     places = np.full(len(loader.dataset.source.classes), -1)
     places[classes] = np.arange(len(classes))
-    split: Any = nnx.split(model, nnx.Param, ...)
-    graph, *variables = split
-    fixed = (*variables, jnp.array(classes))
-    add = adder(graph, c, labels)
-    total: Any = jax.tree.map(jnp.zeros_like, variables[0])
-    size = images_at_a_time(total, labels)
-    count = 0.0
+    split: Any = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    graph, parameters, streams, rest = split
+    add = adder((graph, streams), c, labels, mesh)
+    fixed = jax.tree.map(np.asarray, (parameters, rest, classes, places))
+    total: Any = (jax.tree.map(np.zeros_like, fixed[0]), np.float32(0))
+    size = images_at_a_time(fixed[0], labels, mesh.size)
+    fixed, total = parallel.put_replicated((fixed, total), mesh)
     pending: collections.deque[jax.Array] = collections.deque()
     with Progress("measuring the importance", len(loader), "images") as work:
-        for columns in work.over(_batches(loader, places, seed), BATCH):
-            for start in range(0, BATCH, size):
-                total = add(fixed, total, *(column[start : start + size] for column in columns))
-            count += columns[2].sum()
-            pending.append(jax.tree.leaves(total)[0])  # of a batch's results all come at once
+        for number, batch in enumerate(work.over(loader.eval_batches(size), size)):
+            total = add(fixed, total, batch, loader.data, _keys(seed, number * size, size))
+            pending.append(total[1])  # of a batch's results all come at once
             if len(pending) > AHEAD:  # else the progress runs ahead of the work
                 jax.block_until_ready(pending.popleft())
-        jax.block_until_ready(total)
-    flat = traverse_util.flatten_dict(nnx.to_pure_dict(total))
+        squares, count = parallel.fetch(total)
+    flat = traverse_util.flatten_dict(nnx.to_pure_dict(squares))
     return {
         ".".join(map(str, path)): np.asarray(value, np.float32) / max(count, 1.0)
         for path, value in flat.items()
     }
 
 
-def images_at_a_time(parameters: Any, labels: str) -> int:
-    """Returns how many images have their gradients at a time, a divisor of `BATCH`.
+def images_at_a_time(parameters: Any, labels: str, devices: int = 1) -> int:
+    """Returns how many images have their gradients at a time, equally many on each device.
 
     Args:
         parameters: a tree of arrays.
         labels: of `LABELS`; for "expected", each image has a sum beside its gradient.
+        devices: number of devices.
     """
     each = sum(array.nbytes for array in jax.tree.leaves(parameters))
     each *= 2 if labels == "expected" else 1
-    size = BATCH
+    size = max(BLOCK // devices, 1)
     while size > 1 and size * each > GRADIENTS:
         size //= 2
-    return size
+    return size * devices
 
 
-def adder(graph: Any, c: ConfigDict, labels: str) -> Callable[..., Any]:
+def adder(unlearned: tuple[Any, Any], c: ConfigDict, labels: str, mesh: Mesh) -> Callable[..., Any]:
     """Returns the program that adds some images' squared gradients to a sum.
 
     All arrays are arguments, so that models of the same graph and shapes have the same program.
 
     Args:
-        graph: of `nnx.split(model, nnx.Param, ...)`.
+        unlearned: the graph and the random streams of
+            `nnx.split(model, nnx.Param, nnx.RngState, ...)`; the latter are not used.
         c: config.data.
         labels: of `LABELS`.
+        mesh: that of the batches.
 
     Returns:
-        ((parameters, other variables, classes (K,)), total, images uint8 (B, H, W, C), places of
-        their labels in classes (B,), weights float32 (B,), random keys (B,)) -> total.
+        ((parameters, other variables, classes int (K,), places int (C,) of all classes among
+        these, or -1), (sum, count), batch, the loader's data, a random key for each image) ->
+        (sum, count), with the images whose class is among those of `classes`.
     """
+    graph, streams = unlearned
 
     def log_p(parameters: Any, rest: Any, classes: jax.Array, image: jax.Array) -> jax.Array:
-        merged: Any = nnx.merge(graph, parameters, rest, copy=True)
+        merged: Any = nnx.merge(graph, parameters, streams, rest, copy=True)
         inputs = normalize(image[None], c.normalize, c.mean, c.std, jnp.float32)
         return jax.nn.log_softmax(merged(inputs)[0][classes])
 
     def of_image(fixed: Any, image: jax.Array, place: jax.Array, key: jax.Array) -> Any:
-        parameters, rest, classes = fixed
+        parameters, rest, classes, _ = fixed
         scores, pull = jax.vjp(lambda p: log_p(p, rest, classes, image), parameters)
 
         def squared(place: jax.Array) -> Any:
@@ -124,31 +132,23 @@ def adder(graph: Any, c: ConfigDict, labels: str) -> Callable[..., Any]:
         zeros = jax.tree.map(jnp.zeros_like, parameters)
         return jax.lax.scan(add_class, zeros, jnp.arange(len(scores)))[0]
 
-    @jax.jit
-    def add(fixed: Any, total: Any, images: Any, places: Any, weights: Any, keys: Any) -> Any:
-        each = jax.vmap(of_image, (None, 0, 0, 0))(fixed, images, places, keys)
-        return jax.tree.map(lambda t, x: t + jnp.tensordot(weights, x, 1), total, each)
+    @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
+    def add(fixed: Any, total: Any, batch: Batch, data: Batch, keys: jax.Array) -> Any:
+        rows = batch if "image" in batch else {k: data[k][batch["index"]] for k in RESIDENT}
+        places = fixed[-1][rows["label"]]
+        weights = (batch["mask"] & (places >= 0)).astype(jnp.float32)
+        each = jax.vmap(of_image, (None, 0, 0, 0))(fixed, rows["image"], places, keys)
+        squares, count = total
+        squares = jax.tree.map(lambda t, x: t + jnp.tensordot(weights, x, 1), squares, each)
+        return squares, count + weights.sum()
 
     return add
 
 
-def _batches(loader: Loader, places: np.ndarray, seed: int) -> Iterator[tuple[Any, ...]]:
-    """Yields (images uint8 (B, H, W, C), places (B,), weights float32 (B,), keys (B,)).
-
-    Args:
-        loader: the images.
-        places: int (C,), of each class among those that a label is distinguished from, or -1.
-        seed: of the keys.
-    """
-    for step, batch in enumerate(loader.eval_batches(BATCH)):
-        images, labels = _images_and_labels(batch, loader.data)
-        weights = np.asarray(batch["mask"]) & (places[labels] >= 0)
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        yield images, places[labels], weights.astype(np.float32), jax.random.split(key, BATCH)
-
-
-def _images_and_labels(batch: Batch, data: Batch) -> tuple[np.ndarray, np.ndarray]:
-    if "image" in batch:
-        return np.asarray(batch["image"]), np.asarray(batch["label"])
-    rows = np.asarray(batch["index"])
-    return np.asarray(data["image"][rows]), np.asarray(data["label"][rows])
+def _keys(seed: int, start: int, count: int) -> jax.Array:
+    """Returns the keys of images, which do not depend on how many are taken at a time."""
+    key = jax.random.key(seed)
+    blocks = range(start // BLOCK, -(-(start + count) // BLOCK))
+    keys = [jax.random.split(jax.random.fold_in(key, block), BLOCK) for block in blocks]
+    first = start - BLOCK * blocks[0]
+    return jnp.concatenate(keys)[first : first + count]

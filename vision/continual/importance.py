@@ -103,7 +103,8 @@ def write_fisher(
     config = classifier.config.copy_and_resolve_references()
     config.data.random_crop_area = ()
     config.data.resident_gib = 0.0  # each image is read once, and those of other splits never
-    loader = open_data(config, parallel.make_mesh(1), past=classifier.past).loaders["train"]
+    mesh = parallel.make_mesh(1 if parallel.is_single_process() else 0)
+    loader = open_data(config, mesh, past=classifier.past).loaders["train"]
     if images and images < len(loader):
         loader = loader.part(np.linspace(0, len(loader) - 1, images).astype(np.int64))
     own = _own_classes(config, workdir)
@@ -256,12 +257,16 @@ def _write(
     file = pathlib.Path(importance_file(workdir, kind))
     previous = read_run(workdir)[0].continual.previous
     before = importance_file(previous, kind) if has_earlier else None
-    make_directory(file.parent)
-    with replacing_path(file) as path:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
-    # If a kill comes in between, the digest tells that the old text is of other arrays.
     record = {"kind": kind, "before": before} | dict(about) | {"sha256": digest(arrays)}
-    write_json(file.with_suffix(".json"), record)
+
+    def write() -> None:
+        make_directory(file.parent)
+        with replacing_path(file) as path:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+        # If a kill comes in between, the digest tells that the old text is of other arrays.
+        write_json(file.with_suffix(".json"), record)
+
+    parallel.on_main_process(write)
     return file
 
 

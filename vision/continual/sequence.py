@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vision import objectives
+from vision import objectives, parallel
 from vision.continual.elapsed import Elapsed
 from vision.continual.importance import (
     fisher_settings,
@@ -53,7 +53,7 @@ def run_sequence(
     is_within = _is_within_task(config)
     elapsed = Elapsed(workdir)
     directories = [workdir / f"task-{number}" for number in range(1, len(sources) + 1)]
-    is_done = all((directory / RESULT).is_file() for directory in directories)
+    is_done = all(map(_is_finished, directories))
     results = []
     with _progress(config, len(sources)) as work:
         previous: pathlib.Path | None = None
@@ -79,9 +79,13 @@ def _learn(
     again: str,
 ) -> dict[str, Any] | None:
     """Returns the result of a task, None if interrupted."""
-    if previous is not None and not (directory / RESULT).is_file():
+    if previous is not None and not _is_finished(directory):
         _measure_importance(config, str(previous))
     return run(_task_config(config, source, previous), directory, again=again)
+
+
+def _is_finished(directory: pathlib.Path) -> bool:
+    return parallel.all_agree((directory / RESULT).is_file())
 
 
 @contextlib.contextmanager
@@ -188,9 +192,11 @@ def _measure_importance(config: ConfigDict, previous: str) -> None:
     options = objectives.define(config.objective).config.options
     c = config.continual
     asked = (c.fisher_labels, c.fisher_images, c.fisher_anchors, c.fisher_decay)
-    if options.ewc and not is_measured(previous, "fisher", fisher_settings(*asked)):
+    settings = fisher_settings(*asked)
+    if options.ewc and not parallel.all_agree(is_measured(previous, "fisher", settings)):
         write_fisher(previous, *asked)
-    if options.si and not is_measured(previous, "si", path_integral_settings()):
+    settings = path_integral_settings()
+    if options.si and not parallel.all_agree(is_measured(previous, "si", settings)):
         write_path_integral(previous)
 
 
@@ -215,12 +221,16 @@ def _write(
         "seconds": seconds,
     }
     record |= {name: results[-1][name] for name in COPIED}
-    with replacing(workdir / "sequence.csv", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["after", *[f"task {j + 1}" for j in range(len(rows))]])
-        writer.writerows([f"task {i + 1}", *row] for i, row in enumerate(rows))
-    with replacing_path(workdir / "sequence.png") as path:
-        plot(accuracy, workdir.name).savefig(path, dpi=120, format="png")
-    write_json(workdir / "sequence.json", record)
-    print(*table(accuracy, measures), sep="\n")
+
+    def write() -> None:
+        with replacing(workdir / "sequence.csv", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["after", *[f"task {j + 1}" for j in range(len(rows))]])
+            writer.writerows([f"task {i + 1}", *row] for i, row in enumerate(rows))
+        with replacing_path(workdir / "sequence.png") as path:
+            plot(accuracy, workdir.name).savefig(path, dpi=120, format="png")
+        write_json(workdir / "sequence.json", record)
+        print(*table(accuracy, measures), sep="\n")
+
+    parallel.on_main_process(write)
     return record
