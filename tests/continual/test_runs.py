@@ -1,5 +1,6 @@
 """Runs that go on from each other, as their user trains them."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -14,6 +15,7 @@ from vision.continual.__main__ import main as sequence
 from vision.continual.importance import DAMPING, fisher_settings, is_measured, write_fisher
 from vision.continual.importance import main as importance
 from vision.data.division import read_division
+from vision.data.sources import folder as folders
 from vision.data.sources import open_splits
 from vision.errors import UserError
 from vision.evaluation.__main__ import main as evaluate
@@ -305,7 +307,16 @@ def test_si_has_no_penalty_at_the_weights_that_the_next_task_starts_from(ema, ro
     np.testing.assert_allclose(arrays["importance.head.bias"], expected, rtol=1e-5)
 
 
-def test_a_sequence_of_tasks(root, tmp_path, capsys):
+def test_a_sequence_of_tasks(root, tmp_path, capsys, monkeypatch):
+    opens = []
+
+    @functools.wraps(folders.open)
+    def noting_open(argument, **options):
+        opens.append(argument)
+        return opened_as_before(argument, **options)
+
+    opened_as_before = folders.open
+    monkeypatch.setattr(folders, "open", noting_open)
     file = tmp_path / "config.py"
     file.write_text(
         "from tests.continual.test_runs import config\n"
@@ -321,6 +332,8 @@ def test_a_sequence_of_tasks(root, tmp_path, capsys):
     )
     arguments = ["--config", f"{file}:{root}", "--workdir", str(tmp_path / "tasks")]
     sequence(arguments)
+    # "old" on its own must have two classes, and as one of several sources only one.
+    assert sorted(opens) == [str(root / "new"), str(root / "old"), str(root / "old")]
     assert "average accuracy" in capsys.readouterr().out
     record = json.loads((tmp_path / "tasks/sequence.json").read_text())
     first, second = record["matrix"]

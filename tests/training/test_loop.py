@@ -11,7 +11,7 @@ from tests.training.runs import SCALARS, lines, run, saved_steps, tiny, values
 from vision import main, parallel
 from vision.data.pipeline import open_data
 from vision.errors import UserError
-from vision.training.evaluate import evaluate
+from vision.training.evaluate import evaluate, evaluate_with_logits
 from vision.training.setup import build_step
 
 
@@ -187,6 +187,11 @@ def test_evaluation_on_any_devices_and_batch_sizes():
         assert summary["confusion"] == summaries[0]["confusion"]
         assert summary["loss"] == pytest.approx(summaries[0]["loss"], rel=1e-5)
         assert summary["top5_accuracy"] == summaries[0]["top5_accuracy"]
+    loader = data.loaders["test"]
+    tested, logits, readable = evaluate_with_logits(step, step.initialize(), loader, 24, "testing")
+    assert readable.all() and logits.shape == (100, 10)
+    assert tested["confusion"] == summaries[0]["confusion"]
+    assert (logits.argmax(1) == loader.dataset.source.labels).mean() == summaries[0]["accuracy"]
 
 
 def test_all_checkpoints_damaged(finished, tmp_path):

@@ -31,6 +31,7 @@ from vision.config.flags import parse_stage
 from vision.continual.fisher import LABELS, measure_fisher
 from vision.data.inputs import require_images_alone
 from vision.data.pipeline import open_data
+from vision.data.sources import Opened
 from vision.errors import UserError, check_choice, check_count, check_range
 from vision.objectives.importance import (
     ANCHOR,
@@ -75,7 +76,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def write_fisher(
-    workdir: str, labels: str = "sampled", images: int = 0, anchors: str = "each", decay: float = 1
+    workdir: str,
+    labels: str = "sampled",
+    images: int = 0,
+    anchors: str = "each",
+    decay: float = 1,
+    opened: Opened | None = None,
 ) -> pathlib.Path:
     """Measures the Fisher information of a run and writes it into the run.
 
@@ -85,6 +91,7 @@ def write_fisher(
         images: how many of its training images, evenly spread; 0 = all.
         anchors: see `vision.objectives.importance.combine`.
         decay: see there.
+        opened: sources that are open already; see `open_splits`.
 
     Returns:
         The file.
@@ -104,7 +111,8 @@ def write_fisher(
     config.data.random_crop_area = ()
     config.data.resident_gib = 0.0  # each image is read once, and those of other splits never
     mesh = parallel.make_mesh(1 if parallel.is_single_process() else 0)
-    loader = open_data(config, mesh, past=classifier.past).loaders["train"]
+    data = open_data(config, mesh, past=classifier.past, opened=opened)
+    loader = data.loaders["train"]
     if images and images < len(loader):
         loader = loader.part(np.linspace(0, len(loader) - 1, images).astype(np.int64))
     own = _own_classes(config, workdir)

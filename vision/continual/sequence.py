@@ -20,11 +20,12 @@ from vision.continual.importance import (
 )
 from vision.continual.summary import matrix, plot, summarize, table
 from vision.data.classes import encode, renaming
-from vision.data.sources import CHANGES, compose, members, open_splits, parse
+from vision.data.sources import CHANGES, Opened, compose, members, open_splits, parse
 from vision.errors import UserError
 from vision.support import progress
 from vision.support.files import replacing, replacing_path, write_json
 from vision.training.finished import RESULT
+from vision.training.host import Host
 from vision.training.run import run
 
 SEPARATOR = " | "  # between the sources of `config.continual.tasks`
@@ -49,7 +50,8 @@ def run_sequence(
     Raises:
         UserError: there are no tasks, or the config of one does not fit.
     """
-    sources = split_tasks(config)
+    opened: Opened = {}
+    sources = split_tasks(config, opened)
     is_within = _is_within_task(config)
     elapsed = Elapsed(workdir)
     directories = [workdir / f"task-{number}" for number in range(1, len(sources) + 1)]
@@ -59,7 +61,7 @@ def run_sequence(
         previous: pathlib.Path | None = None
         for directory, source in zip(directories, sources, strict=True):
             try:
-                result = _learn(config, source, directory, previous, again)
+                result = _learn(config, source, directory, previous, again, opened)
             finally:
                 if directory.is_dir() and not is_done:
                     elapsed.save()
@@ -77,11 +79,13 @@ def _learn(
     directory: pathlib.Path,
     previous: pathlib.Path | None,
     again: str,
+    opened: Opened,
 ) -> dict[str, Any] | None:
     """Returns the result of a task, None if interrupted."""
     if previous is not None and not _is_finished(directory):
-        _measure_importance(config, str(previous))
-    return run(_task_config(config, source, previous), directory, again=again)
+        _measure_importance(config, str(previous), opened)
+    host = Host(opened=opened)
+    return run(_task_config(config, source, previous), directory, again=again, host=host)
 
 
 def _is_finished(directory: pathlib.Path) -> bool:
@@ -97,8 +101,12 @@ def _progress(config: ConfigDict, tasks: int) -> Iterator[progress.Progress]:
         yield stack.enter_context(progress.Progress("tasks", tasks))
 
 
-def split_tasks(config: ConfigDict) -> list[str]:
+def split_tasks(config: ConfigDict, opened: Opened | None = None) -> list[str]:
     """Returns the sources of `config.continual.tasks`, in their order.
+
+    Args:
+        config: the config of every task.
+        opened: sources that are open already; see `open_splits`.
 
     Raises:
         UserError: there are none, they cannot be made of `data.source`, or the config says
@@ -121,7 +129,7 @@ def split_tasks(config: ConfigDict) -> list[str]:
             "task starts from scratch"
         )
     if c.tasks.strip().isdecimal():
-        sources = _divided_classes(config.data, int(c.tasks), c.same_classes)
+        sources = _divided_classes(config.data, int(c.tasks), c.same_classes, opened)
     else:
         names = [source.strip() for source in c.tasks.split(SEPARATOR.strip()) if source.strip()]
         sources = [_completed(config.data.source, source) for source in names]
@@ -155,9 +163,11 @@ def _completed(source: str, task: str) -> str:
     return compose(kind, argument, options | more)
 
 
-def _divided_classes(c: ConfigDict, count: int, same_classes: bool) -> list[str]:
+def _divided_classes(
+    c: ConfigDict, count: int, same_classes: bool, opened: Opened | None
+) -> list[str]:
     """Returns a source for each of some tasks, which have equally many classes of `data.source`."""
-    classes = next(iter(open_splits(c.source, c.bits).values())).classes
+    classes = next(iter(open_splits(c.source, c.bits, opened=opened).values())).classes
     size, rest = divmod(len(classes), count) if count else (0, 1)
     if rest or size < 2:
         raise UserError(
@@ -185,7 +195,7 @@ def _task_config(config: ConfigDict, source: str, previous: pathlib.Path | None)
     return c
 
 
-def _measure_importance(config: ConfigDict, previous: str) -> None:
+def _measure_importance(config: ConfigDict, previous: str, opened: Opened) -> None:
     """Measures what the next task needs of a finished one, unless that is done as asked."""
     if config.objective.name != "continual":
         return
@@ -194,7 +204,7 @@ def _measure_importance(config: ConfigDict, previous: str) -> None:
     asked = (c.fisher_labels, c.fisher_images, c.fisher_anchors, c.fisher_decay)
     settings = fisher_settings(*asked)
     if options.ewc and not parallel.all_agree(is_measured(previous, "fisher", settings)):
-        write_fisher(previous, *asked)
+        write_fisher(previous, *asked, opened)
     settings = path_integral_settings()
     if options.si and not parallel.all_agree(is_measured(previous, "si", settings)):
         write_path_integral(previous)

@@ -35,7 +35,7 @@ from vision.data.recall import (
     without_missing,
 )
 from vision.data.sample import look
-from vision.data.sources import Source, open_splits
+from vision.data.sources import Opened, Source, open_splits
 from vision.data.splits import Joined, split_seed, unseen_classes
 from vision.data.subset import Subset
 from vision.data.synthetic import (
@@ -136,9 +136,9 @@ def named_splits(
     return leave_out_missing(splits), findings
 
 
-def _open(c, past):
+def _open(c, past, opened=None):
     """Opens the source; a class of a run that is only looked at again may be gone by now."""
-    return open_splits(c.source, c.bits, 1 if past and not past.joins else 2)
+    return open_splits(c.source, c.bits, 1 if past and not past.joins else 2, opened)
 
 
 def open_data(
@@ -150,6 +150,7 @@ def open_data(
     past: Past | None = None,
     needed: Collection[str] | None = None,
     encoder: FieldEncoder | None = None,
+    opened: Opened | None = None,
 ) -> Data:
     """Opens the splits of `config.data`, in the order that `config.imbalance` asks for.
 
@@ -157,13 +158,13 @@ def open_data(
         config: the run's config.
         mesh: from `vision.parallel.make_mesh`.
         splits: {name: source} instead of the splits that `config.data` names.
-        with_unlabeled: whether to open the images of `config.data.unlabeled` and
-            `config.data.synthetic` too, which only a training looks at. They are then listed in
-            `Data.division` too, and so are the splits.
+        with_unlabeled: whether to open the images of `config.data.unlabeled` and `.synthetic` too,
+            as only a training does, and to list them and the splits in `Data.division`.
         past: the division of a run, whose images the splits then have; None divides the source.
         needed: the splits that must have an image left of those of `past`; None for all.
         encoder: the run's, of texts and columns. A training that has none yet learns it; only a
             training, or a caller with an encoder, uses them.
+        opened: sources of `config.data.source` that are open already; see `open_splits`.
 
     Raises:
         UserError: see `named_splits`; also if images differ in size and no size is configured, or
@@ -172,7 +173,7 @@ def open_data(
     """
     c = config.data
     if splits is None:
-        divided = divide(c, split_seed(config), _open(c, past), past, with_unlabeled)
+        divided = divide(c, split_seed(config), _open(c, past, opened), past, with_unlabeled)
         splits = change(divided.splits, c.source)
         if not with_unlabeled:
             splits.pop(MEMORY, None)
@@ -252,9 +253,7 @@ def _open_loaders(
 
 def _draw_splits(c: ConfigDict, splits: dict[str, Source], seed: int) -> dict[str, Source]:
     """Returns the splits as `limit` and `labels` ask for."""
-    drawn = dict(splits)
-    if c.limit:
-        drawn = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
+    drawn = {name: _draw(split, c.limit or len(split), seed) for name, split in splits.items()}
     if c.labels and "train" in drawn:
         train = drawn["train"]
         labeled = draw_labeled(c.labels, train.labels, train.classes, c.labels_seed)

@@ -1,5 +1,6 @@
 """A split's metrics: every image once, on all devices."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,19 +42,51 @@ def evaluate(
         UserError: the devices run out of memory.
         Interrupted: a signal has come.
     """
+    program = train_step.evaluate
+    summary, pairs, _ = _measure(program, state, loader, batch_size, title)
+    if with_confusion:
+        summary |= metrics.confusion(pairs, len(summary["f1"]))
+    return summary
+
+
+def evaluate_with_logits(
+    train_step: TrainStep, state: State, loader: Loader, batch_size: int, title: str
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Returns what `evaluate` does, with the confusion matrix, and each image's logits.
+
+    Returns:
+        (summary, logits float (N, C), whether each image can be read, bool (N,)).
+    """
+    summary, pairs, logits = _measure(train_step.test, state, loader, batch_size, title)
+    summary |= metrics.confusion(pairs, len(summary["f1"]))
+    count = len(loader)
+    return summary, np.concatenate(logits)[:count], pairs[0, :count] >= 0
+
+
+def _measure(
+    program: Callable[..., Any], state: State, loader: Loader, batch_size: int, title: str
+) -> tuple[dict[str, Any], np.ndarray, list[np.ndarray]]:
+    """Returns (summary, pairs int (2, N) with the padding, logits of each batch, if any).
+
+    Args:
+        program: `evaluate` or `test` of a `TrainStep`.
+        state: see `evaluate`.
+        loader: see `evaluate`.
+        batch_size: see `evaluate`.
+        title: see `evaluate`.
+    """
     sums = None
     pairs = []
+    logits: list[np.ndarray] = []
     pace = Pace()
     advice = f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
     with parallel.out_of_memory(lambda: advice), Progress(title, len(loader), "images") as work:
         for batch in work.over(loader.eval_batches(batch_size), batch_size):
             interruption.raise_if_agreed()
-            batch_sums, batch_pairs = train_step.evaluate(state, batch, loader.data)
+            batch_sums, batch_pairs, *batch_logits = program(state, batch, loader.data)
             sums = batch_sums if sums is None else metrics.add(sums, batch_sums)
-            if with_confusion:
-                pairs.append(batch_pairs)
+            pairs.append(batch_pairs)
+            logits += parallel.fetch(batch_logits)
             pace.add(jax.tree.leaves(sums)[0])
         summary = metrics.summarize(parallel.fetch(sums))
-    if with_confusion:
-        summary |= metrics.confusion(np.concatenate(parallel.fetch(pairs), 1), len(summary["f1"]))
-    return summary
+        return summary, np.concatenate(parallel.fetch(pairs), 1), logits

@@ -6,6 +6,7 @@ A config says what is computed; this says who looks on, and what the trainings o
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from vision.data.sources import Opened
 from vision.training.shared import SharedSteps
 from vision.training.trackers.tracking import Tracking
 
@@ -40,12 +41,15 @@ class Host:
         shared: train steps that the trainings of this process share; None shares none. With them, a
             run that has another learning rate or weight decay needs no new program, but computes
             these as variables, so that its results agree with a run of its own up to rounding.
+        opened: sources that the trainings of this process share; see `open_splits`. None shares
+            none.
         tracking: what reports the run to a tracker; None reports to none.
     """
 
     watch: Callable[[Validation], bool] | None = None
     shared: SharedSteps | None = None
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    opened: Opened | None = None
     tracking: Tracking | None = None
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # these import JAX, which counts as start-up time
     from jax.sharding import Mesh
 
     from vision.data.pipeline import Data
+    from vision.data.sources import Opened
     from vision.training.host import Host
     from vision.training.outcome import Outcome
     from vision.training.trackers.tracking import Tracking
@@ -123,7 +124,8 @@ def _run(
                 report(f"finished already: {describe(result)}; {directory}")
                 _finish_tracking(phase, directory, result, report)
                 continue
-            phase, data = _open(phase, directory, mesh, report)
+            opened = host.opened if host is not None else None
+            phase, data = _open(phase, directory, mesh, report, opened)
             is_last = directory == pathlib.Path(workdir)
             watched = host if host is not None and is_last else hosts.ALONE
             tracking = _track(phase, directory, report, stack)
@@ -159,7 +161,11 @@ def _start_devices(config: ConfigDict) -> "Mesh":
 
 
 def _open(
-    config: ConfigDict, workdir: pathlib.Path, mesh: "Mesh", report: Callable[[str], object]
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    mesh: "Mesh",
+    report: Callable[[str], object],
+    opened: "Opened | None",
 ) -> tuple[ConfigDict, "Data"]:
     """Returns (config, data) of a training, the config with its open settings filled in."""
     from vision import cpu, objectives, parallel
@@ -174,7 +180,7 @@ def _open(
     config, doubt = set_direction(resolve_config(config, workdir))
     past = past_of_training(workdir, config, chooser(config))
     encoder = run_encoder(workdir, config)
-    data = open_data(config, mesh, with_unlabeled=True, past=past, encoder=encoder)
+    data = open_data(config, mesh, with_unlabeled=True, past=past, encoder=encoder, opened=opened)
     config = describe_fields(config, data.encoder)
     devices = parallel.describe(mesh) + cpu.describe(mesh.size)
     report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
@@ -240,13 +246,17 @@ def _test(
 ) -> dict[str, Any]:
     """Evaluates the test split and returns the contents of result.json."""
     from vision import cpu, parallel
-    from vision.training.evaluate import eval_batch_size, evaluate
+    from vision.training.evaluate import eval_batch_size, evaluate, evaluate_with_logits
     from vision.training.tasks import measure_tasks
 
     batch_size = eval_batch_size(config.train)
     loader = data.loaders["test"]
-    summary = evaluate(outcome.step, outcome.state, loader, batch_size, True, "testing")
-    summary |= measure_tasks(config, data, outcome.step, outcome.state, batch_size)
+    arguments = (outcome.step, outcome.state, loader, batch_size)
+    if len(data.tasks) > 1:
+        summary, logits, readable = evaluate_with_logits(*arguments, "testing")
+        summary |= measure_tasks(config, data, logits, readable)
+    else:
+        summary = evaluate(*arguments, True, "testing")
     parameters, learning = outcome.step.parameters
     versions = {name: metadata.version(name) for name in PACKAGES}
     return summary | {

@@ -56,7 +56,7 @@ class TrainStep:
         adapts_to_data: whether `initialize_from_data` must be called before the first step.
         parameters: (number of parameters, number of those that learn).
         constant: attributes that never change, which checkpoints leave out.
-        initialize, begin, initialize_from_data, update, update_many, evaluate, predict, embed,
+        initialize, begin, initialize_from_data, update, update_many, evaluate, test, embed,
             preview: the methods of the same names with an underscore, jitted.
     """
 
@@ -98,10 +98,10 @@ class TrainStep:
         self.update = jax.jit(self._update, donate_argnums=0, out_shardings=updated)
         self.update_many = jax.jit(self._update_many, donate_argnums=0, out_shardings=updated)
         evaluate = cpu.fused(self._evaluate, mesh.size)
-        predict = cpu.fused(self._predict, mesh.size)
+        test = cpu.fused(self._test, mesh.size)
         embed = cpu.fused(self._embed, mesh.size)
         self.evaluate = jax.jit(evaluate, out_shardings=replicated)
-        self.predict = jax.jit(predict, out_shardings=replicated)
+        self.test = jax.jit(test, out_shardings=replicated)
         self.embed = jax.jit(embed, out_shardings=replicated)
         self.encode = jax.jit(cpu.fused(self._encode, mesh.size), out_shardings=replicated)
         self.preview = jax.jit(inputs.preview, out_shardings=replicated)
@@ -344,16 +344,18 @@ class TrainStep:
 
         It also holds "mask": bool (B,).
         """
-        _, labels = self._inputs.evaluate(batch, data)
-        outputs = (self._predict(state, batch, data)[0], labels, batch["mask"])
-        return metrics.batch_sums(*outputs), metrics.batch_pairs(*outputs)
+        return self._test(state, batch, data)[:2]
 
-    def _predict(self, state: State, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
-        """Returns (logits float (B, C), mask bool (B,)) of one batch."""
-        images, _ = self._inputs.evaluate(batch, data)
+    def _test(
+        self, state: State, batch: Batch, data: Batch
+    ) -> tuple[Scalars, jax.Array, jax.Array]:
+        """Returns what `_evaluate` does, and the logits, float (B, C)."""
+        images, labels = self._inputs.evaluate(batch, data)
         objective = self._evaluated(state)
         views = test_time_views(self._config.train.test_time_augmentation, images)
-        return sum(weight * objective.model(view) for weight, view in views), batch["mask"]
+        logits = sum(weight * objective.model(view) for weight, view in views)
+        outputs = (logits, labels, batch["mask"])
+        return metrics.batch_sums(*outputs), metrics.batch_pairs(*outputs), logits
 
     def _embed(self, state: State, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns (embeddings float32 (B, D), mask bool (B,)) of one batch."""

@@ -7,30 +7,24 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vision import parallel
 from vision.data.division import Task
-from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data
 from vision.data.recall import rows_in_division
-from vision.support.progress import Progress
 from vision.support.reading import read_json
-from vision.training import interruption
-from vision.training.step import State, TrainStep
 
 KEY = "continual"  # of result.json
 
 
 def measure_tasks(
-    config: ConfigDict, data: Data, train_step: TrainStep, state: State, batch_size: int
+    config: ConfigDict, data: Data, logits: np.ndarray, readable: np.ndarray
 ) -> dict[str, Any]:
-    """Returns {"continual": ...} for result.json, {} unless the run has several tasks.
+    """Returns {"continual": ...} for the result.json of a run that has several tasks.
 
     Args:
         config: the run's config.
         data: what it learned from.
-        train_step: the `TrainStep` of the model.
-        state: the state to measure.
-        batch_size: images at a time.
+        logits: float (N, C), of the test images.
+        readable: bool (N,), whether each of them can be read.
 
     Returns:
         {"previous", "remembered": number of images, "tasks": a list of {"source", "classes",
@@ -38,11 +32,7 @@ def measure_tasks(
         only the classes of an image's own task can be the answer, and the accuracy of the previous
         run, None for this run's own task and if that run was not tested.
     """
-    if len(data.tasks) < 2:
-        return {}
-    loader = data.loaders["test"]
-    logits, readable = _logits(train_step, state, loader, batch_size)
-    source = loader.dataset.source
+    source = data.loaders["test"].dataset.source
     labels = source.labels
     numbers = task_of_rows(data.tasks, rows_in_division(source))
     within = np.where(_own_classes(data.tasks, labels, logits.shape[1]), logits, -np.inf)
@@ -100,20 +90,6 @@ def describe(result: Mapping[str, Any]) -> list[str]:
         what = f", of classes {', '.join(new['classes'])}" if new["classes"] else ""
         lines.append(f"new images ({new['images']:,}{what}): accuracy {new['accuracy']:.4f}")
     return lines
-
-
-def _logits(
-    train_step: TrainStep, state: State, loader: Loader, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (logits float32 (N, C), whether each image can be read, bool (N,))."""
-    outputs = []
-    with Progress("testing each task", len(loader), "images") as work:
-        for batch in work.over(loader.eval_batches(batch_size), batch_size):
-            interruption.raise_if_agreed()
-            outputs.append(parallel.fetch(train_step.predict(state, batch, loader.data)))
-    logits = np.concatenate([batch_logits for batch_logits, _ in outputs])
-    readable = np.concatenate([mask for _, mask in outputs])
-    return logits[: len(loader)], readable[: len(loader)]
 
 
 def _own_classes(tasks: Sequence[Task], labels: np.ndarray, classes: int) -> np.ndarray:

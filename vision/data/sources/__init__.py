@@ -79,6 +79,9 @@ class Source(Protocol):
         """
 
 
+Opened = dict[tuple, dict[str, Source]]  # sources that are open, by what they were opened with
+
+
 def kinds() -> list[str]:
     """Returns the names of all kinds, sorted."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
@@ -173,7 +176,9 @@ def set_bits(source: Any, bits: int) -> None:
         layer = getattr(layer, "source", None)
 
 
-def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, Source]:
+def open_splits(
+    spec: str, bits: int = 0, fewest_classes: int = 2, opened: Opened | None = None
+) -> dict[str, Source]:
     """Opens the source that `spec` names, without applying any of `CHANGES`.
 
     Args:
@@ -183,6 +188,8 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
         bits: significant bits of 16-bit images, `config.data.bits`.
         fewest_classes: how many classes must have images: two to learn from, one to be judged on,
             none if no labels are needed.
+        opened: what calls with it have opened, which is not opened again; gets what is new. Calls
+            with other options or bits have their own.
 
     Returns:
         {"all": source} if the source has no splits of its own, else a dict with some of "train",
@@ -194,13 +201,11 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
     names = members(spec)
     with waiting(f"reading {spec}"):
         if len(names) > 1:
-            return _open_several(spec, names, bits, fewest_classes)
-        return _open_one(spec, bits, fewest_classes, {})
+            return _open_several(spec, names, bits, fewest_classes, opened)
+        return _open_one(spec, bits, fewest_classes, {} if opened is None else opened)
 
 
-def _open_one(
-    spec: str, bits: int, fewest_classes: int, opened: dict[tuple, dict[str, Source]]
-) -> dict[str, Source]:
+def _open_one(spec: str, bits: int, fewest_classes: int, opened: Opened) -> dict[str, Source]:
     """Opens a source that joins no others.
 
     Args:
@@ -221,7 +226,7 @@ def _open_one(
     arguments = {name: value for name, value in options.items() if name in kind_options}
     if KEEP in options:  # needs labels, even if nobody else does
         fewest_classes = max(fewest_classes, 1)
-    key = (kind, argument, *sorted(arguments.items()), options.get(GROUP), fewest_classes)
+    key = (kind, argument, *sorted(arguments.items()), options.get(GROUP), fewest_classes, bits)
     if key not in opened:
         with requiring(fewest_classes):
             opened[key] = module.open(argument, **arguments)
@@ -252,7 +257,9 @@ def _refuse_kind(spec: str, kind: str) -> None:
     check_choice("data.source", kind, kinds(), hint)
 
 
-def _open_several(spec: str, names: list[str], bits: int, fewest: int) -> dict[str, Source]:
+def _open_several(
+    spec: str, names: list[str], bits: int, fewest: int, opened: Opened | None
+) -> dict[str, Source]:
     """Opens several sources as one; a class may be in only one of them."""
     for name in names:
         changes = sorted({*parse(name)[2]} & {*CHANGES})
@@ -264,6 +271,6 @@ def _open_several(spec: str, names: list[str], bits: int, fewest: int) -> dict[s
         if any(is_same(name, other) for other in names if other is not name):
             raise UserError(f"'{spec}' names {name} twice")
     # Members that differ in their classes only, such as tasks of one folder, read it once.
-    opened: dict[tuple, dict[str, Source]] = {}
+    opened = {} if opened is None else opened
     parts = [_open_one(name, bits, min(fewest, 1), opened) for name in names]
     return dict(join_parts(spec, parts, fewest))
