@@ -47,17 +47,36 @@ def measure_fisher(
     Returns:
         {name of a parameter: float32 array of its shape}.
     """
-    mesh = loader.mesh
     classes = np.arange(len(loader.dataset.source.classes)) if own is None else own
     places = np.full(len(loader.dataset.source.classes), -1)
     places[classes] = np.arange(len(classes))
     split: Any = nnx.split(model, nnx.Param, nnx.RngState, ...)
     graph, parameters, streams, rest = split
-    add = adder((graph, streams), c, labels, mesh)
+    add = adder((graph, streams), c, labels, loader.mesh)
     fixed = jax.tree.map(np.asarray, (parameters, rest, classes, places))
-    total: Any = (jax.tree.map(np.zeros_like, fixed[0]), np.float32(0))
-    size = images_at_a_time(fixed[0], labels, mesh.size)
-    fixed, total = parallel.put_replicated((fixed, total), mesh)
+    size = images_at_a_time(fixed[0], labels, loader.mesh.size)
+    squares, count = _sum(add, fixed, loader, size, seed)
+    flat = traverse_util.flatten_dict(nnx.to_pure_dict(squares))
+    return {
+        ".".join(map(str, path)): np.asarray(value, np.float32) / max(count, 1.0)
+        for path, value in flat.items()
+    }
+
+
+def _sum(
+    add: Callable[..., Any], fixed: Any, loader: Loader, size: int, seed: int
+) -> tuple[Any, float]:
+    """Returns (the sum of the squared gradients of all images that count, their number).
+
+    Args:
+        add: from `adder`.
+        fixed: its first argument.
+        loader: the images.
+        size: images at a time.
+        seed: of the labels that are sampled.
+    """
+    zeros = (jax.tree.map(np.zeros_like, fixed[0]), np.float32(0))
+    fixed, total = parallel.put_replicated((fixed, zeros), loader.mesh)
     pending: collections.deque[jax.Array] = collections.deque()
     with Progress("measuring the importance", len(loader), "images") as work:
         for number, batch in enumerate(work.over(loader.eval_batches(size), size)):
@@ -66,11 +85,7 @@ def measure_fisher(
             if len(pending) > AHEAD:  # else the progress runs ahead of the work
                 jax.block_until_ready(pending.popleft())
         squares, count = parallel.fetch(total)
-    flat = traverse_util.flatten_dict(nnx.to_pure_dict(squares))
-    return {
-        ".".join(map(str, path)): np.asarray(value, np.float32) / max(count, 1.0)
-        for path, value in flat.items()
-    }
+    return squares, float(count)
 
 
 def images_at_a_time(parameters: Any, labels: str, devices: int = 1) -> int:
@@ -115,20 +130,22 @@ def adder(unlearned: tuple[Any, Any], c: ConfigDict, labels: str, mesh: Mesh) ->
 
     def of_image(fixed: Any, image: jax.Array, place: jax.Array, key: jax.Array) -> Any:
         parameters, rest, classes, _ = fixed
-        scores, pull = jax.vjp(lambda p: log_p(p, rest, classes, image), parameters)
 
-        def squared(place: jax.Array) -> Any:
-            (gradient,) = pull(jax.nn.one_hot(place, len(scores), dtype=scores.dtype))
+        def scores_of(parameters: Any) -> jax.Array:
+            return log_p(parameters, rest, classes, image)
+
+        if labels == "sampled":
+            place = jax.random.categorical(key, scores_of(parameters))
+        if labels != "expected":
+            gradient = jax.grad(lambda p: scores_of(p)[place])(parameters)
             return jax.tree.map(jnp.square, gradient)
+        scores, pull = jax.vjp(scores_of, parameters)
 
         def add_class(total: Any, place: jax.Array) -> Any:
+            (gradient,) = pull(jax.nn.one_hot(place, len(scores), dtype=scores.dtype))
             weight = jnp.exp(scores[place])
-            return jax.tree.map(lambda t, x: t + weight * x, total, squared(place)), None
+            return jax.tree.map(lambda t, g: t + weight * jnp.square(g), total, gradient), None
 
-        if labels == "true":
-            return squared(place)
-        if labels == "sampled":
-            return squared(jax.random.categorical(key, scores))
         zeros = jax.tree.map(jnp.zeros_like, parameters)
         return jax.lax.scan(add_class, zeros, jnp.arange(len(scores)))[0]
 
