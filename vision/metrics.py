@@ -4,7 +4,7 @@ Training and evaluation share this file, so a number means the same wherever it 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -193,7 +193,7 @@ def retrieval(
         images: vectors of length 1 of images, float (N, D).
         captions: those of their captions, float (N, D).
         numbers: int (N,), 0 to M - 1, the same for the same caption.
-        chunk: number of images compared at a time.
+        chunk: number of images compared at a time, which are all that memory has to hold.
 
     Returns:
         {"image_to_text_at_K", "text_to_image_at_K": recall, and the same with "chance_at_K": that
@@ -201,15 +201,7 @@ def retrieval(
     """
     count = len(images)
     _, first, images_of = np.unique(numbers, return_index=True, return_counts=True)
-    texts = jnp.asarray(captions[first])
-    similarities = np.concatenate(
-        [np.asarray(jnp.asarray(images[i : i + chunk]) @ texts.T) for i in range(0, count, chunk)]
-    )
-    is_own = numbers[:, None] == np.arange(len(first))
-    own = similarities[np.arange(count), numbers]
-    text_ranks = (similarities >= own[:, None]).sum(1) - 1
-    best = np.where(is_own, similarities, -np.inf).max(0)
-    image_ranks = (~is_own & (similarities >= best)).sum(0)
+    text_ranks, image_ranks = _ranks(images, jnp.asarray(captions[first]), numbers, chunk)
     measured = {}
     for k in RECALLS:
         measured[f"image_to_text_at_{k}"] = float((text_ranks < k).mean())
@@ -218,6 +210,44 @@ def retrieval(
         missed = [_chance_to_miss(count, own_count, k) for own_count in images_of.tolist()]
         measured[f"text_to_image_chance_at_{k}"] = float(1 - np.mean(missed))
     return measured
+
+
+def _ranks(
+    images: np.ndarray, texts: jax.Array, numbers: np.ndarray, chunk: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how many come before an image's own text, and before the best of a text's images.
+
+    All similarities at once would be N x M numbers. A text's images are compared with the best of
+    its own only once that is known, so each part of the similarities is computed twice.
+
+    Args:
+        images: vectors of length 1, float (N, D).
+        texts: those of the different texts, float (M, D).
+        numbers: the text of each image, int (N,).
+        chunk: number of images compared at a time.
+
+    Returns:
+        (the other texts before, int (N,); the other texts' images before, int (M,)).
+    """
+
+    def parts() -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+        """Yields similarities (B, M) and the places in them of the images' own texts."""
+        for i in range(0, len(images), chunk):
+            similarities = np.asarray(jnp.asarray(images[i : i + chunk]) @ texts.T)
+            yield similarities, (np.arange(len(similarities)), numbers[i : i + chunk])
+
+    text_ranks = []
+    best = np.full(len(texts), -np.inf)
+    for similarities, own in parts():
+        own_similarities = similarities[own]
+        np.maximum.at(best, own[1], own_similarities)
+        text_ranks.append((similarities >= own_similarities[:, None]).sum(1) - 1)
+    image_ranks = np.zeros(len(texts), np.int64)
+    for similarities, own in parts():
+        is_before = similarities >= best
+        is_before[own] = False
+        image_ranks += is_before.sum(0)
+    return np.concatenate(text_ranks), image_ranks
 
 
 def _chance_to_miss(count, own, k):

@@ -1,6 +1,7 @@
 """CLIP and SigLIP against their papers in NumPy; runs that learn from captions."""
 
 import functools
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +192,35 @@ class TestRetrieval:
             hits = [n in numbers[order[:k]] for n, order in enumerate(ranked_images)]
             assert measured[f"text_to_image_at_{k}"] == pytest.approx(np.mean(hits))
         assert 0 < measured["image_to_text_at_1"] < 1
+
+    @pytest.mark.parametrize("chunk", [1, 7, 64, 1024])
+    def test_in_parts_as_all_at_once(self, chunk):
+        """With several images of a text, texts of one image, and ties of both."""
+        random = np.random.RandomState(0)
+        numbers = random.permutation(np.concatenate([random.randint(0, 30, 170), np.arange(30)]))
+        texts = random.randint(-2, 3, (30, 4)).astype(np.float32)  # exact products, many ties
+        images = random.randint(-2, 3, (200, 4)) + 2 * texts[numbers]
+        images = images.astype(np.float32)
+        measured = retrieval(images, texts[numbers], numbers, chunk)
+        similarities = images @ texts.T
+        is_own = numbers[:, None] == np.arange(30)
+        own = similarities[is_own]
+        text_ranks = (similarities >= own[:, None]).sum(1) - 1
+        best = np.where(is_own, similarities, -np.inf).max(0)
+        image_ranks = (~is_own & (similarities >= best)).sum(0)
+        assert len(np.unique(similarities)) < 200 and 0 < (text_ranks < 5).mean() < 1
+        for k in RECALLS:
+            assert measured[f"image_to_text_at_{k}"] == (text_ranks < k).mean()
+            assert measured[f"text_to_image_at_{k}"] == (image_ranks < k).mean()
+
+    def test_memory_grows_with_a_part_not_with_the_square(self):
+        """8,000 images and texts: 256 MB of similarities, 8 MB of those of 256 images."""
+        vectors = units(8_000, 2)
+        tracemalloc.start()
+        retrieval(vectors, vectors, np.arange(8_000), chunk=256)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 32e6
 
     def test_chance_is_that_of_random_orders(self):
         numbers = np.array([0] * 6 + [1, 2, 3, 4, 5, 6])
