@@ -1,5 +1,6 @@
 """The run that a training goes on from: `config.continual.previous`."""
 
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -57,6 +58,19 @@ def join_source(config: ConfigDict, workdir: pathlib.Path | str | None) -> str:
                 f"{source}, because '{name}' sets {changes[0]}: list the images in a table (csv:)"
             )
     return f"{old}{SEPARATOR}{source}"
+
+
+def keeps_head(config: ConfigDict) -> bool:
+    """Returns whether the model starts from the previous run's weights, with the head's.
+
+    Args:
+        config: the run's config, from `vision.run.resolve.resolve_config`.
+    """
+    previous = config.continual.previous
+    start = config.model.pretrained
+    if not previous or not start or config.transfer.new_head:
+        return False
+    return os.path.realpath(previous) == os.path.realpath(start)
 
 
 def continued_past(

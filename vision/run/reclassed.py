@@ -22,11 +22,11 @@ from vision.data.inputs import require_images_alone
 from vision.errors import UserError
 from vision.models import fields_of, surgery
 from vision.models.surgery.widths import OPTION, as_option, of_option
-from vision.models.weights import pretrained
 from vision.run.calibration import EVALUATION, Calibration, run_temperature, write_calibration
 from vision.run.checkpoints import open_checkpoints
 from vision.run.class_changes import ClassChanges
 from vision.run.directory import open_workdir, read_run
+from vision.run.outputs import HeadNames, output_axes
 from vision.run.previous import TASKS
 from vision.run.splits import SPLITS, past_of
 from vision.run.weights import abstract_model, ready, run_weights
@@ -42,7 +42,6 @@ TRAINING = (
     *("seconds_to_first_step", "train_seconds", "device", "onednn", "versions", "git_commit"),
     "date",
 )
-INNER = "inner."  # of a `GroupedHead`
 WEIGHTS = ("none", "inverse", "effective_number")  # class_weights for any classes
 TOLERANCE = 1e-5  # between probabilities
 
@@ -78,51 +77,16 @@ def reclass(workdir: pathlib.Path | str, changes: ClassChanges) -> Reclassed:
         config.transfer.mode = "full"
     config.imbalance.retrain_head = 0.0
     config.data.source = changes.source(config.data.source)
-    axes = _output_axes(config.model, data)
+    sizes = (data["image_size"], data["channels"])
+    axes = output_axes(config.model, len(data["classes"]), *sizes)
     if not changes.keeps_outputs:
         if config.objective.class_weights not in WEIGHTS:  # a list, for the old classes
             config.objective.class_weights = "none"
         arrays = _change_head(config.model, old_arrays, axes, changes)
-        sizes = (data["image_size"], data["channels"])
         before = ready(abstract_model(old_config.model, len(changes.old), *sizes), old_arrays)
         after = ready(abstract_model(config.model, len(changes.new), *sizes), arrays)
         _check(before, after, sizes, changes)
     return Reclassed(changes, config, data, arrays)
-
-
-def _output_axes(c: ConfigDict, data: Mapping[str, Any]) -> dict[str, int]:
-    """Returns {name: axis} of the variables with a number for each output of the head.
-
-    The names are those of a model without `head_groups`.
-    """
-    plain = c.copy_and_resolve_references()
-    plain.head_groups = ()
-    plain.head_shares = ()
-    if OPTION in plain.options:
-        del plain.options[OPTION]
-    count = len(c.head_groups) or len(data["classes"])
-    sizes = (data["image_size"], data["channels"])
-    shapes = pretrained.shapes(abstract_model(plain, count, *sizes))
-    larger = pretrained.shapes(abstract_model(plain, count + 1, *sizes))
-    prefixes = pretrained.heads(pretrained.architecture(c))
-    axes = {}
-    for name, shape in shapes.items():
-        grown = [axis for axis, length in enumerate(shape) if larger[name][axis] != length]
-        if not grown:
-            continue
-        (axis, *more) = grown
-        if more or shape[axis] != count or not name.startswith(prefixes):
-            raise UserError(
-                f"the classes of this run cannot change: {name} depends on their number, "
-                "but is not a head with one output per class"
-            )
-        axes[name] = axis
-    if not axes:
-        raise UserError(
-            "this run's model has no class head: none of its variables depends on the number of "
-            "classes"
-        )
-    return axes
 
 
 def _change_head(
@@ -131,7 +95,7 @@ def _change_head(
     """Returns {name: array} for the new classes, and sets the keys of `config.model` for them."""
     outputs, groups, shares = _new_outputs(c, changes)
     has_bias = any(_is_bias(name) for name in axes if name.startswith("head."))
-    rename = _Renaming(pretrained.heads(pretrained.architecture(c)), bool(c.head_groups))
+    rename = HeadNames.of(c)
     kept_shares = np.array(c.head_shares or np.ones(len(c.head_groups) or len(changes.old)))
     kept_shares = kept_shares[outputs] * (1 if has_bias else shares)
     c.head_shares = () if (kept_shares == 1).all() else tuple(kept_shares.tolist())
@@ -165,31 +129,6 @@ def _new_outputs(c, changes):
     ]
     outputs, new_classes, shares = zip(*rows, strict=True)
     return np.array(outputs), np.array(new_classes), np.array(shares)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Renaming:
-    """The names of a head's variables without and with a `GroupedHead` around it.
-
-    Attributes:
-        prefixes: of the variables of heads.
-        was_grouped: whether the old names are those with it.
-    """
-
-    prefixes: tuple[str, ...]
-    was_grouped: bool
-
-    def plain(self, name):
-        for prefix in self.prefixes:
-            if name.startswith(prefix + INNER):
-                return name.replace(INNER, "", 1) if self.was_grouped else name
-        return name
-
-    def inner(self, plain):
-        for prefix in self.prefixes:
-            if plain.startswith(prefix):
-                return f"{prefix}{INNER}{plain.removeprefix(prefix)}"
-        return plain
 
 
 def _is_bias(name):

@@ -14,14 +14,15 @@ from vision.models.weights import pretrained
 from vision.models.weights.published import imagenet_classes
 from vision.models.weights.sizes import read_sizes
 from vision.run.directory import read_run
-from vision.run.previous import join_source
+from vision.run.outputs import with_outputs
+from vision.run.previous import join_source, keeps_head
 
 
 def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None) -> ConfigDict:
     """Returns the config with open settings filled in from its pretrained weights.
 
-    With `continual.previous` the weights are those of that run unless others are named, and the
-    source is joined to that run's.
+    With `continual.previous` the weights are those of that run unless others are named, the source
+    is joined to that run's, and a head without groups gets those of that run's head.
 
     The settings are `image_size`, `channels`, `normalize`, `mean`, `std`, `crop_fraction` and
     `interpolation` of `data`, and the options of `model` that its `build` needs. A setting is open
@@ -48,11 +49,11 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
     config = config.copy_and_resolve_references()
     c = config.model
     if workdir and _is_run(workdir):
-        run_config, _ = read_run(workdir)
+        run_config, data = read_run(workdir)
         if run_config.model.pretrained == c.pretrained:
             d = run_config.data
             _take_all(config, run_config, d.image_size, d.channels)
-            return config
+            return grow_head(config, len(data["classes"]), data["image_size"], data["channels"])
     if pretrained.is_run(c.pretrained):
         run_config, data = read_run(c.pretrained)
         _take_all(config, run_config, data["image_size"], data["channels"])
@@ -81,6 +82,24 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
     _take_normalization(d, "mean_std", mean, std)
     if not prefix:
         _take_options(c, weights.options)
+    return config
+
+
+def grow_head(config: ConfigDict, num_classes: int, image_size: int, channels: int) -> ConfigDict:
+    """Returns the config whose model has outputs for the classes that are new in its data.
+
+    Args:
+        config: the run's config, from `resolve_config`. Without `continual.previous` it comes back
+            as it is.
+        num_classes, image_size, channels: as for `vision.models.build`.
+
+    Raises:
+        UserError: see `vision.run.outputs.with_outputs`.
+    """
+    if not config.continual.previous:
+        return config
+    config = config.copy_and_resolve_references()
+    config.model = with_outputs(config.model, num_classes, image_size, channels)
     return config
 
 
@@ -165,6 +184,9 @@ def _take_all(config: ConfigDict, run_config: ConfigDict, image_size: int, chann
     _take_normalization(d, data.normalize, data.mean, data.std)
     if config.model.name == run_config.model.name:
         _take_options(config.model, pretrained.structure(run_config.model))
+        if keeps_head(config) and not config.model.head_groups:
+            config.model.head_groups = run_config.model.head_groups
+            config.model.head_shares = run_config.model.head_shares
 
 
 def _take_options(c: ConfigDict, options: Mapping[str, Any]) -> None:

@@ -171,7 +171,7 @@ def _open(
     from vision import cpu, objectives, parallel
     from vision.data.findings import summarize
     from vision.data.pipeline import open_data
-    from vision.run.resolve import describe_fields, resolve_config
+    from vision.run.resolve import describe_fields, grow_head, resolve_config
     from vision.run.splits import past_of_training
     from vision.run.vocabulary import run_encoder
     from vision.training.memory import chooser
@@ -182,6 +182,7 @@ def _open(
     encoder = run_encoder(workdir, config)
     data = open_data(config, mesh, with_unlabeled=True, past=past, encoder=encoder, opened=opened)
     config = describe_fields(config, data.encoder)
+    config = grow_head(config, len(data.classes), data.image_size, data.channels)
     devices = parallel.describe(mesh) + cpu.describe(mesh.size)
     report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
     definition = objectives.define(config.objective, config.continual.previous)
