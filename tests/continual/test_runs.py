@@ -385,7 +385,15 @@ def test_mistakes(root, tmp_path):
     assert "continual.previous: " in message(c) and "is not a run directory" in message(c)
     c = config(root, "new", "first")
     c.model.variant = "16x1"
-    assert "use the variant and options of that run" in message(c)
+    assert "that run's model is mlp 32x1, this config's mlp 16x1; layers.0.kernel is" in message(c)
+    c.model.name = "cnn"
+    c.model.variant = "small"
+    first = root / "first"
+    assert f"continual.previous = {first}: that run's model is mlp 32x1, this conf" in message(c)
+    assert f"Use configs/incremental.py:{first}, or the same model.name, model.va" in message(c)
+    c = config(root, "new", "first")
+    c.model.head = "cosine"
+    assert "that run's head is another one: only one of the two has head.bias" in message(c)
     c = config(root, "new", "first", ewc=1.0)
     assert "run python -m vision.continual.importance --workdir" in message(c)
     c = config(root)

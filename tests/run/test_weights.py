@@ -128,6 +128,27 @@ def test_another_run_s_model_must_fit_entirely(change):
         initial.fit_run_weights(c, arrays, 10, 8, 3)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("head_groups", (0, 1, 2, 1, 3)), ("head_groups", ()), ("head_shares", (1, 1, 1, 1, 2))],
+)
+def test_old_classes_keep_their_outputs(key, value):
+    """If they got those of others, or a new head, the run would have forgotten them in silence."""
+    previous = default().model
+    previous.update(name="mlp", variant="8x1", head_groups=(0, 1, 1, 2))
+    previous.head_shares = (1.0, 0.5, 0.5, 1.0)
+    shapes = restore.pretrained.shapes(restore.abstract_model(previous, 3, 8, 3))
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    c = previous.copy_and_resolve_references()
+    c.head_groups = (0, 1, 1, 2, 3)
+    c.head_shares = (1.0, 0.5, 0.5, 1.0, 1.0)
+    assert initial.fit_run_weights(c, arrays, 4, 8, 3, previous).keys() == shapes.keys()
+    c.head_shares = ()
+    c[key] = tuple(map(type(previous[key][0]), value))
+    with pytest.raises(UserError, match=r"must begin with that run's, \(0, 1, 1, 2\)|has head"):
+        initial.fit_run_weights(c, arrays, 4, 8, 3, previous)
+
+
 def test_a_resumed_run_must_have_its_classes(tmp_path):
     def data(*classes):
         counts = np.ones(len(classes), int)

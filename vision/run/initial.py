@@ -1,17 +1,18 @@
 """The weights that a training starts from."""
 
-import os
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from vision.errors import UserError
+from vision.errors import UserError, shown
 from vision.models.surgery.variables import can_grow
 from vision.models.weights import pretrained
 from vision.models.weights.names import adapt
 from vision.run.directory import has_checkpoints
+from vision.run.previous import keeps_head
 from vision.run.weights import abstract_model, run_weights
 
 
@@ -44,9 +45,8 @@ def initial_weights(
         run_config, _, run_arrays = run_weights(c.pretrained)
         if run_config.model.name != c.name:
             prefix, part = pretrained.part(c)
-        previous = config.continual.previous
-        goes_on = bool(previous) and os.path.realpath(previous) == os.path.realpath(c.pretrained)
-        arrays = fit_run_weights(part, run_arrays, *sizes, grows=goes_on)
+        previous = run_config.model if keeps_head(config) else None
+        arrays = fit_run_weights(part, run_arrays, *sizes, previous)
     else:
         prefix, part = pretrained.part(c)
         arrays = pretrained.load(part, *sizes)
@@ -62,11 +62,19 @@ def fit_run_weights(
     num_classes: int,
     image_size: int,
     channels: int,
-    grows: bool = False,
+    previous: ConfigDict | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns a run's arrays for another run's model: without the head, if it does not fit.
 
-    If it `grows`, a head for fewer classes stays as it is, see `vision.training.variables.placed`.
+    Args:
+        c: config.model.
+        arrays: {name: array} of the run.
+        num_classes, image_size, channels: as for `vision.models.build`.
+        previous: config.model of the run, if the training goes on from it. Its head must then fit,
+            or be for fewer classes: it stays as it is, see `vision.training.variables.placed`.
+
+    Raises:
+        UserError: the run's model is another one.
     """
     shapes = pretrained.shapes(abstract_model(c, num_classes, image_size, channels))
     module = pretrained.architecture(c)
@@ -74,11 +82,11 @@ def fit_run_weights(
     unmatched = set(shapes) ^ set(arrays)
     unmatched_body = [name for name in unmatched if not name.startswith(heads)]
     if unmatched_body:
-        raise UserError(
-            f"model.pretrained = '{c.pretrained}': that run's model is not {c.name} {c.variant} "
-            f"with these options; {len(unmatched_body)} tensors are in only one of the two, such "
-            f"as {min(unmatched_body)}"
-        )
+        count = len(unmatched_body)
+        detail = f"{count} tensors are in only one of the two, such as {min(unmatched_body)}"
+        raise _misfit(c, previous, detail)
+    if previous is not None:
+        _check_head(c, previous, unmatched)
     fitted = {
         name: adapt(module, name, arrays[name], shape)
         for name, shape in shapes.items()
@@ -89,13 +97,58 @@ def fit_run_weights(
     misfits = [name for name, array in fitted.items() if array.shape != tuple(shapes[name])]
     for name in misfits:
         if not name.startswith(heads):
-            raise UserError(
-                f"model.pretrained = '{c.pretrained}': {name} is {fitted[name].shape} there, "
-                f"{tuple(shapes[name])} here: use the variant and options of that run"
-            )
-    if grows:
+            here = tuple(shapes[name])
+            raise _misfit(c, previous, f"{name} is {fitted[name].shape} there, {here} here")
+    if previous is not None:
         misfits = [name for name in misfits if not can_grow(fitted[name].shape, shapes[name])]
     return {name: array for name, array in fitted.items() if name not in misfits}
+
+
+def _misfit(c: ConfigDict, previous: ConfigDict | None, detail: str) -> UserError:
+    """Returns what to raise if a run's model is another one than that of `config.model`.
+
+    Args:
+        c: config.model, whose weights are the run's.
+        previous: see `fit_run_weights`.
+        detail: what does not fit.
+    """
+    ours = f"{c.name} {c.variant}"
+    if previous is None:
+        return UserError(
+            f"model.pretrained = '{c.pretrained}': that run's model is not {ours} with these "
+            f"options; {detail}: use the variant and options of that run"
+        )
+    return UserError(
+        f"continual.previous = {c.pretrained}: that run's model is {previous.name} "
+        f"{previous.variant}, this config's {ours}; {detail}.\nUse configs/incremental.py:"
+        f"{c.pretrained}, or the same model.name, model.variant and options"
+    )
+
+
+def _check_head(c: ConfigDict, previous: ConfigDict, unmatched: Collection[str]) -> None:
+    """Raises `UserError` if the old classes would get other outputs than the run's.
+
+    Args:
+        c: config.model.
+        previous: that of the run.
+        unmatched: names of variables that only one of the two heads has.
+    """
+    if unmatched:
+        raise UserError(
+            f"continual.previous = {c.pretrained}: that run's head is another one: only one of the "
+            f"two has {min(unmatched)}. Set model.head, head_groups and head_shares as in its "
+            "config.json, or transfer.new_head=True for a new head"
+        )
+    groups = tuple(previous.head_groups)
+    shares = tuple(previous.head_shares) or (1.0,) * len(groups)
+    our_shares = tuple(c.head_shares) or (1.0,) * len(c.head_groups)
+    count = len(groups)
+    if tuple(c.head_groups)[:count] != groups or our_shares[:count] != shares:
+        raise UserError(
+            f"continual.previous = {c.pretrained}: model.head_groups and head_shares must begin "
+            f"with that run's, {shown(groups)} and {shown(shares)}: leave out both to take them "
+            "over"
+        )
 
 
 def _without_head(c: ConfigDict, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
