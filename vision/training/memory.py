@@ -2,26 +2,28 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vision import parallel
 from vision.data.augment import normalize
-from vision.data.decode import UnreadableImage
 from vision.data.inputs import require_images_alone
 from vision.data.labeled import count_labeled, draw_labeled
-from vision.data.loading.dataset import Dataset
+from vision.data.loading.dataset import Dataset, Unreadable
 from vision.data.loading.sampler import Sampler
+from vision.data.loading.worker_loader import WorkerLoader
 from vision.data.pipeline import resize_of
 from vision.data.sources import Source
 from vision.errors import UserError, check_choice
 from vision.models import fields_of
 from vision.run.weights import open_run
+from vision.support.progress import Progress
 from vision.training import interruption
 
 SELECTIONS = ("herding", "random")
@@ -30,12 +32,16 @@ ALL = "all"
 BATCH = 256  # images that are embedded at a time
 
 
-def chooser(config: ConfigDict) -> Callable[[Source], np.ndarray] | None:
+def chooser(config: ConfigDict, mesh: Mesh) -> Callable[[Source], np.ndarray] | None:
     """Returns what chooses the images to remember; None if `config.continual.memory` is "".
 
     It takes the source of all images that the previous run has learned from, and returns the
     positions there, int64 (M,), the most important of each class first. It raises `UserError` if
     the source has too few.
+
+    Args:
+        config: the run's config.
+        mesh: from `vision.parallel.make_mesh`.
 
     Raises:
         UserError: the selection is unknown, or old images are to be remembered that are not there.
@@ -51,17 +57,17 @@ def chooser(config: ConfigDict) -> Callable[[Source], np.ndarray] | None:
             f"{KEY} = '{c.memory}' needs the images of the previous run: leave "
             'continual.old_data=True, or set continual.memory=""'
         )
-    return functools.partial(_choose, config)
+    return functools.partial(_choose, config, mesh)
 
 
-def _choose(config: ConfigDict, pool: Source) -> np.ndarray:
+def _choose(config: ConfigDict, mesh: Mesh, pool: Source) -> np.ndarray:
     c = config.continual
     if c.memory == ALL:
         return np.arange(len(pool))
     if c.selection == "random":
         return draw_labeled(c.memory, pool.labels, pool.classes, c.memory_seed, KEY)
     counts = count_labeled(c.memory, pool.labels, pool.classes, KEY)
-    embeddings = _embed(config, pool)
+    embeddings = _embed(config, mesh, pool)
     ranked = []
     for label, count in enumerate(counts):
         places = np.flatnonzero((pool.labels == label) & np.isfinite(embeddings[:, 0]))
@@ -84,54 +90,70 @@ def herd(embeddings: np.ndarray, count: int) -> np.ndarray:
     Returns:
         int64 (M,), positions, the best first.
     """
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    units = embeddings / np.maximum(lengths, 1e-12)
+    vectors = np.asarray(embeddings, np.float64)
+    units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    mean = units.mean(0)
+    # |mean - (total + u) / k|^2 is least where u . (k mean - total) - |u|^2 / 2 is largest; a
+    # vector of zeros stays one, so that not all lengths are 1.
+    halves = np.square(units).sum(1) / 2
     chosen: list[int] = []
     total = np.zeros(units.shape[1])
-    free = np.ones(len(units), bool)
     for number in range(1, min(count, len(units)) + 1):
-        means = (total + units) / number
-        distances = np.square(units.mean(0) - means).sum(1)
-        best = int(np.where(free, distances, np.inf).argmin())
+        # Unlike BLAS, einsum gives equal vectors equal products: the first of them is chosen.
+        gains = np.einsum("nd,d->n", units, number * mean - total) - halves
+        gains[chosen] = -np.inf
+        best = int(gains.argmax())
         chosen.append(best)
-        free[best] = False
-        total = total + units[best]
+        total += units[best]
     return np.array(chosen, np.int64)
 
 
-def _embed(config: ConfigDict, pool: Source) -> np.ndarray:
-    """Returns the previous model's embeddings, float64 (N, D); NaN for unreadable images."""
+def _embed(config: ConfigDict, mesh: Mesh, pool: Source) -> np.ndarray:
+    """Returns the previous model's embeddings, float32 (N, D); NaN for unreadable images."""
     run_config, data, model = open_run(config.continual.previous)
     require_images_alone(fields_of(run_config.model), "continual.selection = 'herding'")
+    loader = _loader(config, run_config, data, mesh, pool)
     c = run_config.data
+    graph, state = nnx.split(model)
+    replicated = parallel.replicated(mesh)
+    state = jax.device_put(state, replicated)
+
+    @functools.partial(jax.jit, out_shardings=replicated)
+    def embed(state: Any, images: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inputs = normalize(images, c.normalize, c.mean, c.std, jax.numpy.float32)
+        merged: Any = nnx.merge(graph, state, copy=True)
+        return merged.embed(inputs), mask
+
+    batch_size = -(-BATCH // mesh.size) * mesh.size
+    rows = []
+    with Progress("embedding the old images", len(pool), "images") as work:
+        for batch in work.over(loader.eval_batches(batch_size), batch_size):
+            interruption.raise_if_agreed()
+            vectors, readable = parallel.fetch(embed(state, batch["image"], batch["mask"]))
+            rows.append(np.where(readable[:, None], vectors, np.nan))
+    return np.concatenate(rows)[: len(pool)]
+
+
+def _loader(
+    config: ConfigDict,
+    run_config: ConfigDict,
+    data: Mapping[str, Any],
+    mesh: Mesh,
+    pool: Source,
+) -> WorkerLoader:
+    """Returns a loader of images as the previous run saw them in evaluation."""
+    side = data["image_size"]
     dataset = Dataset(
         pool,
-        data["image_size"],
+        side,
         data["channels"],
         area=(),
         exact=False,
         sampler=Sampler(0, pool.labels),
-        **resize_of(c),
+        **resize_of(run_config.data),
     )
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def embed(state: Any, images: jax.Array) -> jax.Array:
-        inputs = normalize(images, c.normalize, c.mean, c.std, jax.numpy.float32)
-        merged: Any = nnx.merge(graph, state, copy=True)
-        return merged.embed(inputs)
-
-    rows = []
-    for start in range(0, len(pool), BATCH):
-        interruption.raise_if_agreed()
-        images = np.zeros((BATCH, *[data["image_size"]] * 2, data["channels"]), np.uint8)
-        readable = np.zeros(BATCH, bool)
-        for place, index in enumerate(range(start, min(start + BATCH, len(pool)))):
-            try:
-                images[place] = dataset.image(index)
-                readable[place] = True
-            except UnreadableImage:
-                continue
-        vectors = np.asarray(embed(state, images), np.float64)
-        rows.append(np.where(readable[:, None], vectors, np.nan))
-    return np.concatenate(rows)[: len(pool)]
+    # Starting processes takes seconds, which few images are not worth.
+    is_large = len(pool) * side**2 * data["channels"] > config.data.resident_gib * 2**30
+    workers = config.data.workers if pool.encoded and is_large else 0
+    unreadable = Unreadable(len(pool), 1.0)  # any number of them: they are not chosen
+    return WorkerLoader(dataset, unreadable, workers, mesh, config.data.worker_timeout)

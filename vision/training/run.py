@@ -178,7 +178,7 @@ def _open(
     from vision.training.setup import set_direction
 
     config, doubt = set_direction(resolve_config(config, workdir))
-    past = past_of_training(workdir, config, chooser(config))
+    past = past_of_training(workdir, config, chooser(config, mesh))
     encoder = run_encoder(workdir, config)
     data = open_data(config, mesh, with_unlabeled=True, past=past, encoder=encoder, opened=opened)
     config = describe_fields(config, data.encoder)
