@@ -76,7 +76,7 @@ def with_outputs(c: ConfigDict, num_classes: int, image_size: int, channels: int
             c.head_shares = (*c.head_shares, *[1.0] * len(new))
         c.head_groups = (*c.head_groups, *new)
     if OPTION in c.options:
-        names = HeadNames.of(c)
+        names = HeadNames.from_config(c)
         axes = output_axes(c, num_classes, image_size, channels)
         shapes = of_option(c.options[OPTION].to_dict())
         count = len(c.head_groups) or num_classes
@@ -107,7 +107,7 @@ class HeadNames:
     has_groups: bool
 
     @classmethod
-    def of(cls, c: ConfigDict) -> "HeadNames":
+    def from_config(cls, c: ConfigDict) -> "HeadNames":
         """Returns the names in the model of `config.model`."""
         return cls(pretrained.heads(pretrained.architecture(c)), bool(c.head_groups))
 

@@ -95,7 +95,7 @@ def _change_head(
     """Returns {name: array} for the new classes, and sets the keys of `config.model` for them."""
     outputs, groups, shares = _new_outputs(c, changes)
     has_bias = any(_is_bias(name) for name in axes if name.startswith("head."))
-    rename = HeadNames.of(c)
+    rename = HeadNames.from_config(c)
     kept_shares = np.array(c.head_shares or np.ones(len(c.head_groups) or len(changes.old)))
     kept_shares = kept_shares[outputs] * (1 if has_bias else shares)
     c.head_shares = () if (kept_shares == 1).all() else tuple(kept_shares.tolist())
