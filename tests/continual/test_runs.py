@@ -385,7 +385,7 @@ def test_mistakes(root, tmp_path):
     assert "continual.previous: " in message(c) and "is not a run directory" in message(c)
     c = config(root, "new", "first")
     c.model.variant = "16x1"
-    assert "that run's model is mlp 32x1, this config's mlp 16x1; layers.0.kernel is" in message(c)
+    assert "that run's model is mlp 32x1, this config's mlp 16x1; layers.0." in message(c)
     c.model.name = "cnn"
     c.model.variant = "small"
     first = root / "first"

@@ -85,8 +85,6 @@ def fit_run_weights(
         count = len(unmatched_body)
         detail = f"{count} tensors are in only one of the two, such as {min(unmatched_body)}"
         raise _misfit(c, previous, detail)
-    if previous is not None:
-        _check_head(c, previous, unmatched)
     fitted = {
         name: adapt(module, name, arrays[name], shape)
         for name, shape in shapes.items()
@@ -100,6 +98,7 @@ def fit_run_weights(
             here = tuple(shapes[name])
             raise _misfit(c, previous, f"{name} is {fitted[name].shape} there, {here} here")
     if previous is not None:
+        _check_head(c, previous, unmatched)
         misfits = [name for name in misfits if not can_grow(fitted[name].shape, shapes[name])]
     return {name: array for name, array in fitted.items() if name not in misfits}
 
