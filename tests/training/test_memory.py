@@ -47,6 +47,11 @@ def test_vectors_of_zeros_and_duplicates(embeddings):
     assert chosen[:10] == algorithm_4(rows, 10)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_without_images():
+    assert herd(np.zeros((0, 32), np.float32), 5).tolist() == []
+
+
 @pytest.mark.parametrize(("devices", "resident_gib"), [(1, 2.0), (3, 0.0)])
 def test_images_of_files(devices, resident_gib, tiny_run, embeddings, tmp_path):
     """Decoded in this process or in others; one cannot be read, and is not remembered."""

@@ -92,7 +92,7 @@ def herd(embeddings: np.ndarray, count: int) -> np.ndarray:
     """
     vectors = np.asarray(embeddings, np.float64)
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    mean = units.mean(0)
+    mean = units.sum(0) / max(len(units), 1)
     # |mean - (total + u) / k|^2 is least where u . (k mean - total) - |u|^2 / 2 is largest; a
     # vector of zeros stays one, so that not all lengths are 1.
     halves = np.square(units).sum(1) / 2
