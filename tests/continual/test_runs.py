@@ -200,9 +200,7 @@ def test_it_resumes_without_the_run_before(root, tmp_path):
 @pytest.mark.parametrize("labels", ["sampled", "expected", "true"])
 def test_fisher_of_a_run(labels, root, tmp_path):
     shutil.copytree(root / "first", tmp_path / "run")
-    importance(["--workdir", str(tmp_path / "run"), "--labels", labels, "--images", "20"])
-    arrays = load_file(tmp_path / "run/importance/fisher.safetensors")
-    about = json.loads((tmp_path / "run/importance/fisher.json").read_text())
+    arrays, about = measure(tmp_path / "run", "--labels", labels)
     assert about["labels"] == labels and about["images"] == 20
     weights = run_weights(root / "first")[2]
     assert set(arrays) == {f"{k}.{n}" for n in weights for k in ("importance", "anchor")}
