@@ -99,7 +99,7 @@ def gather(
         request: the bundle that was served, the server's prediction log, how long a window of drift
             is, and how many are compared with the reference, the latest.
         report: called with a line of text for each oddity of the log.
-        earlier: images that earlier collections had, which are no candidates.
+        earlier: images that earlier collections had, which are not candidates.
 
     Raises:
         UserError: the bundle has no reference; the log cannot be read, has no rows of this model,
