@@ -83,7 +83,7 @@ from vision import cpu, models
 cpu.choose("auto")
 def f(x, kernel):
     for _ in range(20):
-        x = jnp.sin(nnx.Conv(16, 16, (3, 3), rngs=Streams(0))(x)) + jnp.cos(x)
+        x = jnp.sin(nnx.Conv(16, 16, (3, 3), rngs=nnx.Rngs(0))(x)) + jnp.cos(x)
     return x
 y = jax.jit(f)(jnp.ones((64, 32, 32, 16)), 1)
 {then}
