@@ -20,6 +20,8 @@ import subprocess
 import sys
 
 from experiments import readme
+from experiments.seeds import read_seeds
+from vision import cli
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = "configs/architecture_fashion_mnist.py"
@@ -32,7 +34,7 @@ COLUMNS = ("row", "seed", "variant", "accuracy", "mmacs", "ms", "faster", "minut
 RANKING = ("seed", "networks", "tau", "low", "high", "date")
 
 
-def main():
+def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="tfds:fashion_mnist")
     parser.add_argument("--images", type=int, default=10_000, help="training images")
@@ -41,20 +43,19 @@ def main():
     parser.add_argument("--tuned-epochs", type=int, default=10)
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--networks", type=int, default=20, help="networks to rank; 0 for none")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", type=read_seeds, default="0,1,2")
     parser.add_argument("--table", action="store_true")
     parser.add_argument(
         "--workdir", type=pathlib.Path, default=pathlib.Path("runs/architecture_search")
     )
-    a = parser.parse_args()
-    seeds = a.seeds.split(",")
+    a = parser.parse_args(argv)
     if not a.table:
-        for seed in seeds:
+        for seed in a.seeds:
             train(a, seed)
-        for seed in seeds:  # separately, since nothing else should run at the same time
+        for seed in a.seeds:  # separately, since nothing else should run at the same time
             compare(a, seed)
-        if a.networks:
-            rank(a, seeds[0])
+        if a.networks and a.seeds:
+            rank(a, a.seeds[0])
     for name, columns, rows in (
         ("results.csv", COLUMNS, results(a)),
         ("ranking.csv", RANKING, rankings(a)),
@@ -154,7 +155,7 @@ def rankings(a):
         low, high = record["interval"]
         yield {
             "seed": file.parent.name.rpartition("-")[2],
-            "networks": len(record["networks"]),
+            "networks": sum("failed" not in network for network in record["networks"]),
             "tau": round(record["tau"], 3),
             "low": round(low, 3),
             "high": round(high, 3),
@@ -213,4 +214,4 @@ def summary(rows, name):
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -19,7 +19,9 @@ import subprocess
 import sys
 
 from experiments.neu import sort_by_class
+from experiments.seeds import read_seeds
 from experiments.transfer_neu import run as transfer
+from vision import cli
 
 HERE = pathlib.Path(__file__).parent
 MODELS = ("float", "float-int8", "pruned", "pruned-int8")
@@ -43,22 +45,22 @@ COLUMNS = (
 )
 
 
-def main():
+def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tar", type=pathlib.Path)
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument(
         "--ratio", type=float, default=0.6, help="share of the multiply-adds to remove"
     )
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", type=read_seeds, default="0,1,2")
     parser.add_argument(
         "--workdir", type=pathlib.Path, default=pathlib.Path("runs/compression_neu")
     )
-    a = parser.parse_args()
+    a = parser.parse_args(argv)
     photos = sort_by_class(a.tar, a.workdir / "neu")
-    for seed in a.seeds.split(","):
+    for seed in a.seeds:
         train(photos, a, seed)
-    for seed in a.seeds.split(","):  # separately, since nothing else should run at the same time
+    for seed in a.seeds:  # separately, since nothing else should run at the same time
         compare(a, seed)
     with (HERE / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -145,4 +147,4 @@ def mean(values):
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

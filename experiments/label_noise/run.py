@@ -20,6 +20,8 @@ import sys
 
 import numpy as np
 
+from experiments.seeds import read_seeds
+from vision import cli
 from vision.config import default
 from vision.data.pipeline import named_splits
 from vision.data.sources import open_splits
@@ -46,20 +48,20 @@ COLUMNS = (
 )
 
 
-def main():
+def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--share", type=float, default=0.05, help="share of the labels of train and val to flip"
     )
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", type=read_seeds, default="0,1,2")
     parser.add_argument(
         "--epochs", type=float, default=0.0, help="epochs of each training; 0 = the config's"
     )
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/label_noise"))
-    a = parser.parse_args()
+    a = parser.parse_args(argv)
     a.results = HERE / (f"results-{a.epochs:g}-epochs.csv" if a.epochs else "results.csv")
     a.workdir /= f"{a.epochs:g}-epochs" if a.epochs else ""
-    for seed in map(int, a.seeds.split(",")):
+    for seed in a.seeds:
         noisy = f"mnist5k?flip_labels={a.share:g}&seed={seed}"
         train(a, "clean", seed, "mnist5k")
         train(a, "noisy", seed, noisy)
@@ -195,4 +197,4 @@ def _recall(hits, flipped, split):
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -18,6 +18,9 @@ import subprocess
 import sys
 
 from configs.longtail_cifar10 import METHODS
+from experiments.seeds import read_seeds
+from vision import cli
+from vision.errors import check_choice
 
 HERE = pathlib.Path(__file__).parent
 COLUMNS = (
@@ -34,7 +37,7 @@ COLUMNS = (
 )
 
 
-def main():
+def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--ratio",
@@ -43,10 +46,12 @@ def main():
         help="size of the largest class relative to the smallest",
     )
     parser.add_argument("--only", default=",".join(METHODS))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", type=read_seeds, default="0,1,2")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/long_tail"))
-    a = parser.parse_args()
-    for seed in a.seeds.split(","):  # so that the first table is complete early
+    a = parser.parse_args(argv)
+    for name in a.only.split(","):
+        check_choice("--only", name, METHODS)
+    for seed in a.seeds:  # so that the first table is complete early
         for method in a.only.split(","):
             run(a, method, seed)
             write(a)
@@ -111,4 +116,4 @@ def _mean_recall(results, classes):
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

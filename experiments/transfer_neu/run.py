@@ -18,6 +18,9 @@ import subprocess
 import sys
 
 from experiments.neu import sort_by_class
+from experiments.seeds import read_seeds
+from vision import cli
+from vision.errors import check_choice
 
 HERE = pathlib.Path(__file__).parent
 COLUMNS = (
@@ -41,7 +44,7 @@ EPOCHS = {  # on all images, on a few per class
 }
 
 
-def main():
+def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tar", type=pathlib.Path)
     parser.add_argument("--image-size", type=int, default=224)
@@ -49,11 +52,13 @@ def main():
     parser.add_argument(
         "--few", type=int, default=10, help="images per class in the second half of the table"
     )
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", type=read_seeds, default="0,1,2")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/transfer_neu"))
-    a = parser.parse_args()
+    a = parser.parse_args(argv)
+    for name in a.only.split(","):
+        check_choice("--only", name, EPOCHS)
     photos = sort_by_class(a.tar, a.workdir / "neu")
-    for seed in a.seeds.split(","):  # so that the first table is complete early
+    for seed in a.seeds:  # so that the first table is complete early
         for way in a.only.split(","):
             for few in (0, a.few):
                 run(photos, a, way, few, seed)
@@ -133,4 +138,4 @@ def table(a):
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
