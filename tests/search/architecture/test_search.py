@@ -9,10 +9,10 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.search.architecture.conftest import SPACE, call, settings
 from vision import cli
-from vision.errors import UserError
+from vision.errors import RunError, UserError
 from vision.models.layers.variants import choice_of, parse
 from vision.search.architecture import __main__ as search
-from vision.search.architecture import rank
+from vision.search.architecture import costs, networks, rank
 from vision.search.architecture.costs import Task
 from vision.search.architecture.networks import best_accuracy
 
@@ -91,6 +91,43 @@ def test_kendalls_tau_by_counting_pairs():
     result = rank.correlation(a, b)
     assert result["tau"] == pytest.approx((8 - 2) / 10)
     assert result["interval"][0] <= result["tau"] <= result["interval"][1]
+
+
+class Faked:
+    """Networks that are judged without a training; one of them cannot be trained."""
+
+    space = parse(SPACE)
+    task = None
+
+    def __init__(self, *_):
+        self.judged = []
+
+    def accuracy(self, choice):
+        self.judged.append(choice)
+        if len(self.judged) == self.failing:
+            raise RunError("the loss is not finite\nafter step 3")
+        return len(self.judged) / 10
+
+    failing = 0
+
+
+def test_a_network_that_fails_is_not_ranked(tmp_path, monkeypatch):
+    monkeypatch.setattr(networks, "Shared", Faked)
+    monkeypatch.setattr(networks, "Trained", type("Failing", (Faked,), {"failing": 2}))
+    monkeypatch.setattr(costs, "count", lambda choice, task: 7)
+    result = rank.rank(None, "", tmp_path, 4, 0)
+    assert [row.get("failed", "") for row in result["networks"]] == [
+        "",
+        "the loss is not finite",
+        "",
+        "",
+    ]
+    assert result["tau"] == pytest.approx(1)
+    with (tmp_path / "ranking.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[1]["alone"] == "" and rows[1]["failed"] == "the loss is not finite"
+    with pytest.raises(RunError, match="2 of 3 networks could be trained, too few to rank"):
+        rank.rank(None, "", tmp_path, 3, 0)
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,17 @@ from ml_collections import ConfigDict
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.config.packages import check_packages
-from vision.errors import UserError, check_count
+from vision.errors import RunError, UserError, check_count
 from vision.run.directory import own_config
+from vision.search.failures import reason_of
 from vision.support.extras import require
 from vision.support.files import replacing, write_json
 from vision.support.lock import locked
 from vision.support.memory import keep_freed_memory
 
 RESAMPLES = 2000
-COLUMNS = ("variant", "macs", "shared", "alone")
+COLUMNS = ("variant", "macs", "shared", "alone", "failed")
+FEWEST = 3  # networks of which a ranking says anything
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("which supernet? Give --workdir RUN")
     if not values.out:
         raise UserError("where to? Give --out DIRECTORY")
-    check_count("--networks", values.networks, 3, 10_000)
+    check_count("--networks", values.networks, FEWEST, 10_000)
     check_count("--seed", values.seed, 0, 2**32 - 1)
     require("Kendall's tau", "evaluation", only=("scipy",))
     check_packages(config)
@@ -57,9 +59,10 @@ def main(argv: Sequence[str]) -> None:
             cli.show("interrupted: run the same command to continue")
             return
     low, high = result["interval"]
+    ranked = sum("failed" not in row for row in result["networks"])
     cli.show(
         f"Kendall's tau {result['tau']:.3f} (95 %: {low:.3f} to {high:.3f}), "
-        f"{len(result['networks'])} networks; {out}: ranking.json, ranking.csv"
+        f"{ranked} networks; {out}: ranking.json, ranking.csv"
     )
 
 
@@ -75,6 +78,8 @@ def rank(
 ) -> dict[str, Any]:
     """Ranks random networks both ways, and writes ranking.json and ranking.csv.
 
+    A network that cannot be trained is recorded with the reason, and is not ranked.
+
     Args:
         config: the config to train networks with.
         workdir: the supernet's run.
@@ -84,6 +89,7 @@ def rank(
 
     Raises:
         UserError: the run is not a supernet, or its space has fewer networks.
+        RunError: fewer than 3 networks could be trained.
         KeyboardInterrupt: a training was interrupted.
     """
     from vision.models.layers.variants import spell
@@ -102,13 +108,25 @@ def rank(
     rows = []
     for name, choice in choices.items():
         row: dict[str, Any] = {"variant": name, "macs": count(choice, shared.task)}
-        row |= {"shared": shared.accuracy(choice), "alone": trained.accuracy(choice)}
+        row |= {"shared": None, "alone": None}
         rows.append(row)
-        cli.show(
-            f"{len(rows)}: {name}: {100 * row['shared']:.2f} % with the supernet's weights, "
-            f"{100 * row['alone']:.2f} % trained alone"
-        )
-    result = correlation([r["shared"] for r in rows], [r["alone"] for r in rows], seed)
+        try:
+            row["shared"] = shared.accuracy(choice)
+            row["alone"] = trained.accuracy(choice)
+        except Exception as error:
+            row["failed"] = reason_of(error)
+            if not row["failed"]:
+                raise
+            cli.show(f"{len(rows)}: {name}: failed: {row['failed']}")
+        else:
+            cli.show(
+                f"{len(rows)}: {name}: {100 * row['shared']:.2f} % with the supernet's weights, "
+                f"{100 * row['alone']:.2f} % trained alone"
+            )
+    ranked = [row for row in rows if "failed" not in row]
+    if len(ranked) < FEWEST:
+        raise RunError(f"{len(ranked)} of {networks} networks could be trained, too few to rank")
+    result = correlation([r["shared"] for r in ranked], [r["alone"] for r in ranked], seed)
     result |= {"workdir": workdir, "seed": seed, "networks": rows}
     result["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(out / "ranking.json", result)
