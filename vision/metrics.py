@@ -187,7 +187,7 @@ def retrieval(
 
     The captions that are searched are the different ones; a caption's images are all that have it.
     If all captions differ, this is the recall that papers report. Of equal similarities, the wrong
-    ones count as first.
+    ones count as first, and so does whatever is compared with NaN.
 
     Args:
         images: vectors of length 1 of images, float (N, D).
@@ -241,10 +241,10 @@ def _ranks(
     for similarities, own in parts():
         own_similarities = similarities[own]
         np.maximum.at(best, own[1], own_similarities)
-        text_ranks.append((similarities >= own_similarities[:, None]).sum(1) - 1)
+        text_ranks.append((~(similarities < own_similarities[:, None])).sum(1) - 1)
     image_ranks = np.zeros(len(texts), np.int64)
     for similarities, own in parts():
-        is_before = similarities >= best
+        is_before = ~(similarities < best)
         is_before[own] = False
         image_ranks += is_before.sum(0)
     return np.concatenate(text_ranks), image_ranks

@@ -241,6 +241,16 @@ class TestRetrieval:
         for way in ("image_to_text", "text_to_image"):
             assert measured[f"{way}_chance_at_10"] == 0.5
 
+    def test_vectors_of_nan_are_not_hits(self):
+        images = units(6, 8)
+        texts = images.copy()
+        images[2] = np.nan
+        texts[4] = np.nan
+        measured = retrieval(images, texts, np.arange(6), chunk=4)
+        for way in ("image_to_text", "text_to_image"):
+            assert measured[f"{way}_at_1"] == 0  # NaN may be the nearest
+            assert measured[f"{way}_at_5"] == pytest.approx(4 / 6)
+
     def test_fewer_than_k(self):
         pairs = units(3, 4)
         measured = retrieval(pairs, pairs, np.arange(3))
