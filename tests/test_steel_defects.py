@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments.steel_defects import case, minutes, page, run
+from experiments import minutes
+from experiments.steel_defects import case, page, run
 from experiments.steel_defects.case import NEW, OLD, SIZES, Case
 from tests.monitoring.conftest import photos
 from tests.support.commands import exit_code, refusal

@@ -15,7 +15,7 @@ import argparse
 import csv
 import json
 import pathlib
-import time
+import shutil
 
 from experiments.circle.data import DATA, Data, prepare, truth
 from experiments.circle.traffic import (
@@ -26,6 +26,7 @@ from experiments.circle.traffic import (
     wait_until_ready,
 )
 from experiments.commands import call
+from experiments.minutes import counted, read_minutes
 from vision import cli
 from vision.bundle.directory import MANIFEST
 from vision.errors import RunError
@@ -57,14 +58,18 @@ class Circle:
         self.run = folder / "run"
         self.next = folder / "next"
         self.log = folder / "log"
+        self.served = folder / "served.json"
+        self.asked = folder / "asked.json"
         self.to_label = folder / "to_label"
         self.models = folder / "models"
+        self.rollout = folder / "rollout"
+        self.labels = folder / "labels"
 
     def bundle(self, version: str) -> pathlib.Path:
         return self.models / self.data.name / version
 
     def train(self) -> None:
-        """A model, and its bundle. All traffic is its own until a rollout says else."""
+        """Trains a model and exports its bundle."""
         data = self.data
         if not (self.run / "result.json").is_file():
             flags = {"data.channels": 1, "data.fractions": "(0.6,0.1,0.3)"}
@@ -73,21 +78,17 @@ class Circle:
             config = f"configs/gan_folder.py:{self.images / 'photos'}:{data.side}:classifier"
             call("vision.main", f"--config={config}", f"--workdir={self.run}", config=flags)
         self._export(self.run, OLD)
-        weights = self.models / data.name / "traffic.json"
-        if not weights.is_file():
-            write_json(weights, {"weights": {OLD: 100}})
 
     def serve(self, url: str) -> None:
         """Asks about images as before, then about those under another light."""
-        done = self.folder / "served.json"
-        if done.is_file():
+        if self.served.is_file():
             return
         accuracy = {}
         for part in ("before", "later"):
             accuracy[part] = ask(url, self.data.name, truth(self.images / part))
             print(f"{part}: {100 * accuracy[part]:.1f} % of the answers are right", flush=True)
         wait_for_rows(self.log, sum(len(truth(self.images / part)) for part in accuracy))
-        write_json(done, accuracy)
+        write_json(self.served, accuracy)
 
     def drift(self) -> None:
         """Raises `RunError` if the change of the light is not seen."""
@@ -143,23 +144,39 @@ class Circle:
             call("vision.evaluation.gate", str(self.run), str(self.next), *flags, f"--out={out}")
         return json.loads((out / "gate.json").read_text())
 
-    def roll_out(self, url: str) -> People:
+    def forget_stopped(self) -> None:
+        """Removes what a stopped attempt has left of the steps that count requests and answers.
+
+        Its rows in the log, and its labels, would be counted with those of this attempt.
+        """
+        if not self.served.is_file():
+            shutil.rmtree(self.log, ignore_errors=True)
+        if not self.asked.is_file():
+            for folder in (self.rollout, self.labels):
+                shutil.rmtree(folder, ignore_errors=True)
+            write_json(self.models / self.data.name / "traffic.json", {"weights": {OLD: 100}})
+
+    def roll_out(self, url: str) -> dict:
         """Exports the new model and gives it the traffic, step by step.
 
         Returns:
-            those who asked meanwhile.
+            {"answers", "failed"}: how many of the requests sent meanwhile.
         """
+        if self.asked.is_file():
+            return json.loads(self.asked.read_text())
         self._export(self.next, NEW)
-        labels = self.folder / "labels"
         flags = [f"--models={self.models}", f"--model={self.data.name}", f"--from={OLD}"]
         flags += [f"--to={NEW}", f"--server={url}", "--steps=10,50,100", "--window=200"]
-        flags += ["--min-answers=100", "--min-labels=50", f"--log={self.log}", f"--labels={labels}"]
+        flags += ["--min-answers=100", "--min-labels=50"]
+        flags += [f"--log={self.log}", f"--labels={self.labels}"]
         # the answers have to differ; p99 is of a machine with other work
         flags += ["--guards=errors,p99,accuracy", "--p99=20", "--interval=1", "--settle=3"]
         wait_until_ready(url, self.data.name, NEW)
-        with People(url, self.data.name, truth(self.images / "tests"), labels) as people:
-            call("vision.monitoring.rollout", *flags, f"--out={self.folder / 'rollout'}")
-        return people
+        with People(url, self.data.name, truth(self.images / "tests"), self.labels) as people:
+            call("vision.monitoring.rollout", *flags, f"--out={self.rollout}")
+        counts = {"answers": sum(people.answered.values()), "failed": len(people.failed)}
+        write_json(self.asked, counts)
+        return counts
 
     def _export(self, run, version):
         if not (self.bundle(version) / MANIFEST).is_file():
@@ -189,27 +206,29 @@ def go_round(circle: Circle) -> dict:
     file = circle.folder / "circle.json"
     if file.is_file():
         return json.loads(file.read_text())
-    begun = time.monotonic()
-    circle.train()
-    with serving(circle.models, circle.log) as url:
-        circle.serve(url)
-        circle.drift()
-        circle.collect()
-        circle.learn()
-        gate = circle.judge()
-        people = circle.roll_out(url)
-        after = ask(url, circle.data.name, truth(circle.images / "tests"))
-    record = summary(circle, gate, people)
-    record |= {"served after": after, "minutes": round((time.monotonic() - begun) / 60, 1)}
+    minutes = circle.folder / "minutes.json"
+    with counted(minutes):
+        circle.train()
+        circle.forget_stopped()
+        with serving(circle.models, circle.log) as url:
+            circle.serve(url)
+            circle.drift()
+            circle.collect()
+            circle.learn()
+            gate = circle.judge()
+            counts = circle.roll_out(url)
+            after = ask(url, circle.data.name, truth(circle.images / "tests"))
+    record = summary(circle, gate, counts)
+    record |= {"served after": after, "minutes": round(read_minutes(minutes), 1)}
     write_json(file, record)
     return record
 
 
-def summary(circle: Circle, gate: dict, people: People) -> dict:
+def summary(circle: Circle, gate: dict, counts: dict) -> dict:
     """Returns what the circle has measured."""
     windows = json.loads((circle.folder / "drift" / "drift.json").read_text())["windows"]
     rows = list(csv.DictReader((circle.to_label / "images.csv").open()))
-    rollout = json.loads((circle.folder / "rollout" / "rollout.json").read_text())
+    rollout = json.loads((circle.rollout / "rollout.json").read_text())
     record = {
         "data": circle.data.name,
         "windows": len(windows),
@@ -225,8 +244,7 @@ def summary(circle: Circle, gate: dict, people: People) -> dict:
     return record | {
         "rollout": rollout["status"],
         "weight": weights[NEW],
-        "answers": sum(people.answered.values()),
-        "failed": len(people.failed),
+        **counts,
     }
 
 

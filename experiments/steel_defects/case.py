@@ -13,8 +13,8 @@ from experiments.circle.data import truth
 from experiments.circle.run import fill_in
 from experiments.circle.traffic import People, ask, serving, wait_for_rows, wait_until_ready
 from experiments.commands import call
+from experiments.minutes import counted, read_minutes
 from experiments.steel_defects import lines, patches
-from experiments.steel_defects.minutes import counted, read_minutes
 from experiments.steel_defects.verdicts import judge
 from vision.bundle.directory import MANIFEST
 from vision.errors import RunError, UserError
