@@ -78,7 +78,7 @@ class _Json:
         entry = {"file": file, "top": top}
         if self._rule is not None:
             judged = self._rule.judge(prediction)
-            entry |= {"rule": str(self._rule.wish), "unsure": judged.unsure}
+            entry |= {"rule": str(self._rule.requirement), "unsure": judged.unsure}
             if judged.members:
                 entry["set"] = list(judged.members)
         print(json.dumps(entry), file=self._out, flush=True)

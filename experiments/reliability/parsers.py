@@ -121,14 +121,14 @@ def _calibration(folder):
 
 def _unsure(folder):
     from vision.evaluation.measures.selective import choose, measure
-    from vision.reference.unsure import Wish
+    from vision.reference.unsure import Requirement
     from vision.run.unsure import UNSURE, run_evidence, write_evidence
 
     logits = np.random.default_rng(0).normal(size=(200, 3)) * 4
     about = {"split": "val", "source": "digits", "step": 10}
     evidence = measure(logits, logits.argmax(1), 1.0, **about)
     (folder / "evaluation").mkdir()
-    write_evidence(folder / "evaluation", choose(evidence, Wish("precision", 0.9)).contents)
+    write_evidence(folder / "evaluation", choose(evidence, Requirement("precision", 0.9)).contents)
     return folder / "evaluation" / UNSURE, lambda: run_evidence(folder, 10, "digits", 1.0)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from vision.errors import UserError
 from vision.evaluation.measures import selective
 from vision.inference import softmax
-from vision.reference.unsure import PRECISION, Wish
+from vision.reference.unsure import PRECISION, Requirement
 
 PROMISES = (0.9, 0.95, 0.98, 0.99)
 COVERAGES = (0.9, 0.95, 0.99)
@@ -97,7 +97,7 @@ def coverage_row(results: list, probabilities: np.ndarray, labels: np.ndarray, l
     sizes = []
     for evidence, test in results:
         try:
-            rule = evidence.rule_of(Wish("coverage", level))
+            rule = evidence.rule_of(Requirement("coverage", level))
         except UserError:
             continue
         members = rule.sets(probabilities[test])

@@ -183,14 +183,15 @@ def measured(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "wish", ["precision=0.96", "0.91", "coverage=0.95", "coverage=0.5", "threshold=0.7", "rule"]
+    "requirement",
+    ["precision=0.96", "0.91", "coverage=0.95", "coverage=0.5", "threshold=0.7", "rule"],
 )
-def test_unsure_answers_are_those_of_the_command(measured, photos, wish, capsys):
-    flags = (f"--bundle={measured.name}", f"--unsure={wish}", "--format=json", str(photos))
+def test_unsure_answers_are_those_of_the_command(measured, photos, requirement, capsys):
+    flags = (f"--bundle={measured.name}", f"--unsure={requirement}", "--format=json", str(photos))
     code, printed, err = outcome(command.main, capsys, *flags)
     assert code == 0, err
     lines = {entry["file"]: entry for entry in map(json.loads, printed.splitlines())}
-    predictions = measured.predict(photos, unsure=wish, top=1)
+    predictions = measured.predict(photos, unsure=requirement, top=1)
     assert len(predictions) == len(lines) == 5
     for prediction in predictions:
         expected = lines[prediction.path]
@@ -204,19 +205,19 @@ def test_what_is_unsure(measured, photos):
     """By the probabilities and the stored thresholds themselves."""
     (plain, *_) = measured.predict(photos)
     assert plain.unsure is None and plain.members == ()
-    for wish, least in (("precision=0.96", 0.6), ("0.91", 0.0), ("threshold=0.7", 0.7)):
-        predictions = measured.predict(photos, unsure=wish)
+    for requirement, least in (("precision=0.96", 0.6), ("0.91", 0.0), ("threshold=0.7", 0.7)):
+        predictions = measured.predict(photos, unsure=requirement)
         assert [p.unsure for p in predictions] == [p.probability < least for p in predictions]
     for prediction in measured.predict(photos, unsure="coverage=0.95"):
         likely = {measured.classes[i] for i in np.flatnonzero(prediction.probabilities >= 0.1)}
         assert set(prediction.members) == likely | {prediction.class_name}
         assert prediction.unsure == (len(prediction.members) > 1)
-    for wish in ("precision=0.96", "coverage=0.95", "threshold=0.7"):  # not all alike
-        assert {p.unsure for p in measured.predict(photos, unsure=wish)} == {True, False}
+    for requirement in ("precision=0.96", "coverage=0.95", "threshold=0.7"):  # not all alike
+        assert {p.unsure for p in measured.predict(photos, unsure=requirement)} == {True, False}
 
 
 @pytest.mark.parametrize(
-    ("name", "wish", "message"),
+    ("name", "requirement", "message"),
     [
         ("bundle", "precision=0.9", "^unsure=precision=0.9: nothing was measured .* evaluate its"),
         ("measured", "precision=0.98", "no threshold promises precision=0.98 with a confidence of"),
@@ -224,10 +225,10 @@ def test_what_is_unsure(measured, photos):
         ("measured", "1.5", "^unsure: precision must be above 0 and below 1, got '?1.5"),
     ],
 )
-def test_wishes_that_cannot_be_served(name, wish, message, request):
+def test_wishes_that_cannot_be_served(name, requirement, message, request):
     loaded = request.getfixturevalue(name)
     with pytest.raises(UserError, match=message) as error:
-        loaded.predict(np.zeros((8, 8, 1), np.uint8), unsure=wish)
+        loaded.predict(np.zeros((8, 8, 1), np.uint8), unsure=requirement)
     assert len(str(error.value).splitlines()) <= 2
 
 

@@ -97,9 +97,9 @@ def test_an_evaluation_keeps_the_rule_and_measures_it(run, capsys):
     contents = json.loads((run / FILE).read_text())
     assert contents["rule"] == "coverage=0.9"
     assert contents["temperature"] == (summary["calibration"]["temperature"] or 1.0)
-    assert inference.from_run(run).evidence.own_rule.wish.value == 0.9
+    assert inference.from_run(run).evidence.own_rule.requirement.value == 0.9
     unsure = summary["unsure"]
-    assert [row["wish"] for row in unsure["sets"]][0] == "coverage=0.9"
+    assert [row["requirement"] for row in unsure["sets"]][0] == "coverage=0.9"
     table = unsure["sets"][0]
     assert sum(row["images"] for row in table["per_class"]) == summary["data"]["images"]
     page = (run / "evaluation/report.html").read_text()
@@ -208,12 +208,12 @@ def answers(capsys, *argv):
 def test_a_bundle_answers_as_its_run(run, bundle, photos, capsys):
     opened = open_bundle(bundle)
     assert opened.evidence.contents == inference.from_run(run).evidence.contents
-    for wish in ("rule", "coverage=0.97", "threshold=0.3"):
-        ours = answers(capsys, "--workdir", run, "--unsure", wish, photos)
-        theirs = answers(capsys, "--bundle", bundle, "--unsure", wish, photos)
+    for requirement in ("rule", "coverage=0.97", "threshold=0.3"):
+        ours = answers(capsys, "--workdir", run, "--unsure", requirement, photos)
+        theirs = answers(capsys, "--bundle", bundle, "--unsure", requirement, photos)
         for a, b in zip(ours, theirs, strict=True):
             assert a["unsure"] == b["unsure"] and a.get("set") == b.get("set")
-            assert a["rule"] == ("coverage=0.9" if wish == "rule" else wish)
+            assert a["rule"] == ("coverage=0.9" if requirement == "rule" else requirement)
     least = opened.evidence.own_rule.least
     for answer in answers(capsys, "--bundle", bundle, "--unsure=rule", "--top=10", photos):
         likely = [t["class"] for t in answer["top"] if t["probability"] >= least]

@@ -1,4 +1,4 @@
-"""What a wish may be, what a rule answers, and that damaged evidence is refused."""
+"""What a requirement may be, what a rule answers, and that damaged evidence is refused."""
 
 import copy
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vision.errors import UserError
-from vision.reference.unsure import Rule, Wish, parse_evidence, parse_wish, rule_for
+from vision.reference.unsure import Requirement, Rule, parse_evidence, parse_requirement, rule_for
 
 CONTENTS = {
     "format": 1,
@@ -32,11 +32,11 @@ def evidence(**changes):
     return parse_evidence(CONTENTS | changes, "unsure.json", "measure again")
 
 
-def test_wishes():
-    assert parse_wish("precision=0.99", "--unsure") == Wish("precision", 0.99)
-    assert parse_wish("0.9", "--unsure") == Wish("precision", 0.9)
-    assert str(parse_wish("coverage=.95", "--unsure")) == "coverage=0.95"
-    assert str(parse_wish("threshold=0.9999999", "--unsure")) == "threshold=0.9999999"
+def test_requirements():
+    assert parse_requirement("precision=0.99", "--unsure") == Requirement("precision", 0.99)
+    assert parse_requirement("0.9", "--unsure") == Requirement("precision", 0.9)
+    assert str(parse_requirement("coverage=.95", "--unsure")) == "coverage=0.95"
+    assert str(parse_requirement("threshold=0.9999999", "--unsure")) == "threshold=0.9999999"
 
 
 @pytest.mark.parametrize(
@@ -52,39 +52,41 @@ def test_wishes():
         ("", "--unsure must be"),
     ],
 )
-def test_wrong_wishes(text, reason):
+def test_wrong_requirements(text, reason):
     with pytest.raises(UserError) as refused:
-        parse_wish(text, "--unsure")
+        parse_requirement(text, "--unsure")
     assert reason in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_precision_takes_the_last_threshold_of_an_unbroken_sequence():
     """With 100 answers at least 0.9638 can be promised, so the sequences start there and at 200."""
-    assert evidence().rule_of(Wish("precision", 0.96)) == Rule(Wish("precision", 0.96), 0.6)
-    assert evidence().rule_of(Wish("precision", 0.91)).least == 0.0
+    assert evidence().rule_of(Requirement("precision", 0.96)) == Rule(
+        Requirement("precision", 0.96), 0.6
+    )
+    assert evidence().rule_of(Requirement("precision", 0.91)).least == 0.0
     # 0.97 takes 122 answers
-    assert evidence().rule_of(Wish("precision", 0.97)).least == 0.6
+    assert evidence().rule_of(Requirement("precision", 0.97)).least == 0.6
     # its confidence would not be that of a precision that was decided on before
     text = "precision=0.97 is possible, with less confidence if you choose it because of"
     with pytest.raises(UserError, match=text):
-        evidence().rule_of(Wish("precision", 0.98))
+        evidence().rule_of(Requirement("precision", 0.98))
 
 
 def test_a_coverage_takes_the_next_level():
-    assert evidence().rule_of(Wish("coverage", 0.9)).least == 0.2
-    assert evidence().rule_of(Wish("coverage", 0.91)).least == 0.1
-    assert evidence().rule_of(Wish("coverage", 0.1)).least == 0.4
+    assert evidence().rule_of(Requirement("coverage", 0.9)).least == 0.2
+    assert evidence().rule_of(Requirement("coverage", 0.91)).least == 0.1
+    assert evidence().rule_of(Requirement("coverage", 0.1)).least == 0.4
 
 
 def test_a_threshold_answers_or_is_unsure():
-    rule = Rule(Wish("threshold", 0.4), 0.4)
+    rule = Rule(Requirement("threshold", 0.4), 0.4)
     assert rule.unsure(P).tolist() == [False, False, False, True]
     judged = rule.judge([("cat", 0.34), ("dog", 0.33)])
     assert judged.unsure and judged.members == ()
 
 
 def test_a_set_has_the_best_class_even_if_it_is_improbable():
-    rule = Rule(Wish("coverage", 0.9), 0.35)
+    rule = Rule(Requirement("coverage", 0.9), 0.35)
     assert rule.sets(P).tolist() == [
         [True, False, False],
         [True, True, False],
@@ -100,7 +102,7 @@ def test_a_set_has_the_best_class_even_if_it_is_improbable():
 
 
 def test_the_rule_of_a_model():
-    assert evidence().own_rule == Rule(Wish("precision", 0.95), 0.6)
+    assert evidence().own_rule == Rule(Requirement("precision", 0.95), 0.6)
     assert evidence(rule=None).own_rule is None
     assert rule_for("rule", evidence(), "--unsure", "measure") == evidence().own_rule
     with pytest.raises(UserError, match="--unsure=rule: no rule was chosen for this model: meas"):
@@ -149,6 +151,6 @@ def test_evidence_may_be_empty():
     contents["precision"] = dict.fromkeys(contents["precision"], [])
     contents["coverage"] = dict.fromkeys(contents["coverage"], [])
     nothing = parse_evidence(contents, "unsure.json", "measure again")
-    for wish in (Wish("precision", 0.5), Wish("coverage", 0.5)):
+    for requirement in (Requirement("precision", 0.5), Requirement("coverage", 0.5)):
         with pytest.raises(UserError):
-            nothing.rule_of(wish)
+            nothing.rule_of(requirement)

@@ -197,8 +197,8 @@ def test_no_rule_applies_to_an_image_that_is_cut(ask):
         best = [tile["top"][0]["probability"] for tile in answer["tiles"]]
         assert least is None or min(best) < least  # such an image by itself is unsure
         assert counted(ask, model) == before
-    for wish in ("threshold=0.5", "coverage=0.9", "rule", "none", "often"):
-        status, answer = ask("POST", f"/classify/precise?tiles=8&unsure={wish}", data)
+    for requirement in ("threshold=0.5", "coverage=0.9", "rule", "none", "often"):
+        status, answer = ask("POST", f"/classify/precise?tiles=8&unsure={requirement}", data)
         assert status == 400
         assert answer["error"] == "unsure is for images that are not cut: leave out unsure or tiles"
 
@@ -225,11 +225,11 @@ def test_the_log_keeps_it_and_is_read_with_and_without(tmp_path, models, probabi
     """Files of earlier servers lack the column; they and their readers have the same format."""
     import pyarrow.parquet
 
-    from vision.reference.unsure import Rule, Wish
+    from vision.reference.unsure import Requirement, Rule
     from vision.serving.logs.prediction_log import PredictionLog
     from vision.serving.request import Answer, Request
 
-    rule = Rule(Wish("threshold", 0.7), 0.7)
+    rule = Rule(Requirement("threshold", 0.7), 0.7)
     log = PredictionLog(tmp_path, 100, 60.0)
     for number, own in enumerate((rule, None)):
         result = Answer("m", "1", tuple(CLASSES), probabilities, probabilities, {}, rule=own)

@@ -18,7 +18,7 @@ class Range:
     Attributes:
         text: completes "KEY must be ...", such as "at least 0".
         contains: returns whether a value is in the range, its limit aside.
-        limit: largest value of an integer: beyond it, what it counts is a mistake and no wish.
+        limit: largest value of an integer: beyond it, the value must be a mistake.
     """
 
     text: str

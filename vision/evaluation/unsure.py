@@ -26,7 +26,14 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_range
-from vision.reference.unsure import COVERAGE, KINDS, PRECISION, Evidence, Wish, parse_wish
+from vision.reference.unsure import (
+    COVERAGE,
+    KINDS,
+    PRECISION,
+    Evidence,
+    Requirement,
+    parse_requirement,
+)
 from vision.run.calibration import EVALUATION
 from vision.run.unsure import UNSURE, stored_evidence, write_evidence
 from vision.support.extras import require_stage
@@ -47,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("which run? Give --workdir RUN")
     confidence = values.confidence
     check_range("--confidence", confidence, 0.5 <= confidence < 1, "at least 0.5 and below 1")
-    wish = _wish(values)
+    requirement = _requirement(values)
     if values.clear:
         cli.show(clear(values.workdir))
         return
@@ -61,14 +68,14 @@ def main(argv: Sequence[str]) -> None:
     logits, labels = validation(classifier)
     about = {"split": "val", "source": classifier.config.data.source, "step": classifier.step}
     evidence = selective.measure(logits, labels, classifier.temperature, confidence, **about)
-    if wish is None:
+    if requirement is None:
         cli.show(*overview(evidence))
         return
-    evidence = selective.choose(evidence, wish)
+    evidence = selective.choose(evidence, requirement)
     out = pathlib.Path(values.workdir, EVALUATION)
     with locked(out):
         write_evidence(out, evidence.contents)
-    cli.show(describe(evidence, wish), f"wrote {out / UNSURE}")
+    cli.show(describe(evidence, requirement), f"wrote {out / UNSURE}")
 
 
 def _flags(values):
@@ -85,14 +92,14 @@ def _flags(values):
     flags.DEFINE_float("confidence", 0.95, text, flag_values=values)
 
 
-def _wish(values):
-    """Returns the wish of the flags; None without one."""
+def _requirement(values):
+    """Returns the requirement of the flags; None without one."""
     given = [name for name in ("clear", *KINDS) if values[name].value]
     if len(given) > 1:
         raise UserError(f"give either --{given[0]} or --{given[1]}, not both")
     if not given or values.clear:
         return None
-    return parse_wish(f"{given[0]}={values[given[0]].value}", f"--{given[0]}")
+    return parse_requirement(f"{given[0]}={values[given[0]].value}", f"--{given[0]}")
 
 
 def clear(workdir: pathlib.Path | str) -> str:
@@ -142,47 +149,47 @@ def validation(classifier: "Classifier") -> tuple[np.ndarray, np.ndarray]:
     return outputs
 
 
-def describe(evidence: Evidence, wish: Wish) -> str:
-    """Returns a sentence on a wish and what it costs on the validation images."""
+def describe(evidence: Evidence, requirement: Requirement) -> str:
+    """Returns a sentence on a requirement and what it costs on the validation images."""
     contents = evidence.contents
-    rule = evidence.rule_of(wish)
-    if wish.kind == COVERAGE:
+    rule = evidence.rule_of(requirement)
+    if requirement.kind == COVERAGE:
         return (
-            f"{wish}: classes with a probability of at least {rule.least:.6f} are in the set, "
-            f"which holds the true class with a probability of at least {100 * wish.value:g} % "
-            f"({evidence.images:,} validation images)"
+            f"{requirement}: classes with a probability of at least {rule.least:.6f} are in the "
+            "set, which holds the true class with a probability of at least "
+            f"{100 * requirement.value:g} % ({evidence.images:,} validation images)"
         )
-    if wish.kind != PRECISION:
-        return f"{wish}: promises nothing; --precision chooses a threshold that does"
-    row = evidence.row_of(wish.value)
+    if requirement.kind != PRECISION:
+        return f"{requirement}: promises nothing; --precision chooses a threshold that does"
+    row = evidence.row_of(requirement.value)
     assert row is not None  # or there would be no rule
     answered = contents[PRECISION]["answered"][row]
     right = contents[PRECISION]["right"][row]
     where = f"from a top probability of {rule.least:.6f} on" if rule.least else "always"
     share = 100 * answered / evidence.images
     return (
-        f"{wish}: answers {where}: {share:.1f} % of {evidence.images:,} validation images, "
+        f"{requirement}: answers {where}: {share:.1f} % of {evidence.images:,} validation images, "
         f"{right:,} of {answered:,} right. With a confidence of {100 * contents['confidence']:g} "
-        f"%, at least {100 * wish.value:g} % of the answers to new images are right"
+        f"%, at least {100 * requirement.value:g} % of the answers to new images are right"
     )
 
 
 def overview(evidence: Evidence) -> list[str]:
-    """Returns a line for each usual wish, with its cost if it is possible, and a caution."""
+    """Returns a line for each usual requirement, with its cost if it is possible, and a caution."""
     from vision.evaluation.measures.selective import PROMISES, SETS
 
-    wishes = [Wish(PRECISION, value) for value in PROMISES]
-    wishes += [Wish(COVERAGE, value) for value in SETS]
+    requirements = [Requirement(PRECISION, value) for value in PROMISES]
+    requirements += [Requirement(COVERAGE, value) for value in SETS]
     lines = []
-    for wish in wishes:
+    for requirement in requirements:
         try:
-            lines.append(describe(evidence, wish))
+            lines.append(describe(evidence, requirement))
         except UserError:
-            lines.append(f"{wish}: not possible with {evidence.images:,} validation images")
+            lines.append(f"{requirement}: not possible with {evidence.images:,} validation images")
     confidence = f"{100 * evidence.contents['confidence']:g} %"
     lines.append(
-        f"Decide on the precision first: the confidence of {confidence} holds for one wish, not "
-        "for the highest of these that turns out to be possible"
+        f"Decide on the precision first: the confidence of {confidence} holds for one requirement, "
+        "not for the highest of these that turns out to be possible"
     )
     return lines
 

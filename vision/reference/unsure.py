@@ -7,8 +7,8 @@ coverage=0.95    a set of classes that holds the true one for 95 % of all images
                  class is "unsure"
 threshold=0.9    a class only if its probability is at least 0.9
 
-`Evidence` is what was measured on validation images: it turns a wish into a `Rule`, which needs
-only probabilities. A run has it in evaluation/unsure.json, a bundle in bundle.json. How it is
+`Evidence` is what was measured on validation images: it turns a requirement into a `Rule`, which
+needs only probabilities. A run has it in evaluation/unsure.json, a bundle in bundle.json. How it is
 measured, and with which guarantee: `vision.evaluation.measures.selective`.
 """
 
@@ -59,7 +59,7 @@ SCHEMA: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class Requirement:
     """What a user asks for.
 
     Attributes:
@@ -91,18 +91,18 @@ class Rule:
     """Decides from the probabilities of an image whether the answer is "unsure".
 
     Attributes:
-        wish: what it serves.
+        requirement: what it serves.
         least: the top probability of an answer must be at least this; for a coverage, classes of
             at least this probability are in the set.
     """
 
-    wish: Wish
+    requirement: Requirement
     least: float
 
     @property
     def gives_sets(self) -> bool:
         """Whether it answers with sets of classes."""
-        return self.wish.kind == COVERAGE
+        return self.requirement.kind == COVERAGE
 
     def unsure(self, probabilities: np.ndarray) -> np.ndarray:
         """Returns whether each answer is unsure, bool (N,).
@@ -150,7 +150,7 @@ class Evidence:
             "right"[i] of them rightly; "at_least"[i] is the lower end of the one-sided interval of
             their precision. Answered images increase from row to row. "coverage" has for each
             "level" the "probability" that makes a class a member of the set.
-        rule: the wish that was chosen for this model; None if none was.
+        rule: the requirement that was chosen for this model; None if none was.
 
     A precision is promised by a sequence of tests: from the first row that could pass, each row
     must pass, and the last one that does has the threshold. The order is fixed before the data are
@@ -161,7 +161,7 @@ class Evidence:
     """
 
     contents: Mapping[str, Any]
-    rule: Wish | None = None
+    rule: Requirement | None = None
 
     @property
     def images(self) -> int:
@@ -169,23 +169,23 @@ class Evidence:
 
     @functools.cached_property
     def own_rule(self) -> Rule | None:
-        """The rule that serves the chosen wish; None if none was chosen."""
+        """The rule that serves the chosen requirement; None if none was chosen."""
         return None if self.rule is None else self.rule_of(self.rule)
 
-    def rule_of(self, wish: Wish) -> Rule:
-        """Returns the rule that serves a wish.
+    def rule_of(self, requirement: Requirement) -> Rule:
+        """Returns the rule that serves a requirement.
 
         Raises:
             UserError: the validation images cannot promise it.
         """
-        if wish.kind == THRESHOLD:
-            return Rule(wish, wish.value)
-        if wish.kind == COVERAGE:
-            return Rule(wish, self._member_probability(wish))
-        row = self.row_of(wish.value)
+        if requirement.kind == THRESHOLD:
+            return Rule(requirement, requirement.value)
+        if requirement.kind == COVERAGE:
+            return Rule(requirement, self._member_probability(requirement))
+        row = self.row_of(requirement.value)
         if row is None:
-            raise UserError(self._why_no_precision(wish))
-        return Rule(wish, self.contents[PRECISION]["threshold"][row])
+            raise UserError(self._why_no_precision(requirement))
+        return Rule(requirement, self.contents[PRECISION]["threshold"][row])
 
     def row_of(self, precision: float) -> int | None:
         """Returns the row of "precision" with the most answers that promises it; None if none."""
@@ -205,7 +205,7 @@ class Evidence:
         error_rate = (1 - self.contents["confidence"]) / STARTS
         return math.ceil(math.log(error_rate) / math.log(precision))
 
-    def _why_no_precision(self, wish):
+    def _why_no_precision(self, requirement):
         confidence = f"{100 * self.contents['confidence']:g} %"
         possible = [p for p in ROUND_PRECISIONS if self.row_of(p) is not None]
         best = "No precision is possible"
@@ -215,20 +215,20 @@ class Evidence:
                 "because of this message"
             )
         return (
-            f"no threshold promises {wish} with a confidence of {confidence}: that takes at least "
-            f"{self.fewest(wish.value):,} answers without a mistake, and there are "
+            f"no threshold promises {requirement} with a confidence of {confidence}: that takes at "
+            f"least {self.fewest(requirement.value):,} answers without a mistake, and there are "
             f"{self.images:,} validation images.\n{best}; more validation images allow more"
         )
 
-    def _member_probability(self, wish):
+    def _member_probability(self, requirement):
         table = self.contents[COVERAGE]
         for level, probability in zip(table["level"], table["probability"], strict=True):
-            if level >= wish.value - 1e-9:
+            if level >= requirement.value - 1e-9:
                 return probability
         highest = f"at most {table['level'][-1]}" if table["level"] else "none"
         raise UserError(
-            f"{self.images:,} validation images cannot promise {wish}, but {highest}: give a lower "
-            "coverage or more validation images"
+            f"{self.images:,} validation images cannot promise {requirement}, but {highest}: give "
+            "a lower coverage or more validation images"
         )
 
 
@@ -240,7 +240,7 @@ def no_thresholds(precision: str) -> str:
     )
 
 
-def parse_wish(text: str, name: str) -> Wish:
+def parse_requirement(text: str, name: str) -> Requirement:
     """Returns what a text asks for; a number alone is a precision.
 
     Args:
@@ -260,30 +260,30 @@ def parse_wish(text: str, name: str) -> Wish:
         raise UserError(f"{name} must be {FORMS}, got {shown(text)}")
     if not 0 < value < 1:
         raise UserError(f"{name}: {kind} must be above 0 and below 1, got {shown(number)}")
-    return Wish(kind, value)
+    return Requirement(kind, value)
 
 
 def rule_for(text: str, evidence: Evidence | None, name: str, remedy: str) -> Rule:
     """Returns the rule that a text asks for.
 
     Args:
-        text: as `parse_wish` takes it, or `OWN`.
+        text: as `parse_requirement` takes it, or `OWN`.
         evidence: the model's; None if it has none.
-        name: see `parse_wish`.
+        name: see `parse_requirement`.
         remedy: what to do without evidence, for messages.
 
     Raises:
         UserError: the text is wrong, or the model cannot promise that.
     """
-    wish = None if text == OWN else parse_wish(text, name)
-    if wish is not None and wish.kind == THRESHOLD:
-        return Rule(wish, wish.value)
+    requirement = None if text == OWN else parse_requirement(text, name)
+    if requirement is not None and requirement.kind == THRESHOLD:
+        return Rule(requirement, requirement.value)
     if evidence is None:
         raise UserError(f"{name}={text}: nothing was measured on validation images: {remedy}")
-    wish = wish or evidence.rule
-    if wish is None:
+    requirement = requirement or evidence.rule
+    if requirement is None:
         raise UserError(f"{name}={text}: no rule was chosen for this model: {remedy}")
-    return evidence.rule_of(wish)
+    return evidence.rule_of(requirement)
 
 
 def parse_evidence(contents: Mapping[str, Any], file: Any, remedy: str, key: str = "") -> Evidence:
@@ -313,11 +313,11 @@ def parse_evidence(contents: Mapping[str, Any], file: Any, remedy: str, key: str
     if contents["rule"] is None:
         return evidence
     try:
-        wish = parse_wish(contents["rule"], f"{prefix}rule")
-        evidence.rule_of(wish)
+        requirement = parse_requirement(contents["rule"], f"{prefix}rule")
+        evidence.rule_of(requirement)
     except UserError as error:
         raise damaged(file, f"its {prefix}rule is not possible ({error})", remedy) from error
-    return dataclasses.replace(evidence, rule=wish)
+    return dataclasses.replace(evidence, rule=requirement)
 
 
 def _contradiction(contents, prefix):

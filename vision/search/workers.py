@@ -119,7 +119,7 @@ def own_cores() -> list[int]:
 
 
 def own_gpus() -> list[str]:
-    """Returns the GPUs that this process may use; [] without NVIDIA's, or on CPUs by wish."""
+    """Returns the GPUs that this process may use; [] without NVIDIA GPUs, or with JAX on CPUs."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return []
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):

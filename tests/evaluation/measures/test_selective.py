@@ -8,7 +8,7 @@ from vision.errors import UserError
 from vision.evaluation.measures import selective
 from vision.evaluation.unsure import overview
 from vision.inference import softmax
-from vision.reference.unsure import Wish, parse_wish
+from vision.reference.unsure import Requirement, parse_requirement
 
 ABOUT = {"split": "val", "source": "drawn", "step": 7}
 
@@ -45,7 +45,7 @@ def test_a_promised_precision_is_broken_at_most_as_often_as_it_may_be():
         rows = np.random.default_rng(seed).integers(0, len(labels), 600)
         evidence = selective.measure(logits[rows], labels[rows], 1.0, **ABOUT)
         try:
-            rule = evidence.rule_of(Wish("precision", 0.9))
+            rule = evidence.rule_of(Requirement("precision", 0.9))
         except UserError:
             continue
         possible += 1
@@ -70,11 +70,11 @@ def test_where_nothing_is_precise_enough_a_promise_is_as_rare_as_its_error_rate(
 
 def test_more_confidence_and_fewer_images_answer_less():
     logits, labels = draw(5000, seed=2)
-    wish = Wish("precision", 0.9)
+    requirement = Requirement("precision", 0.9)
     shares = {}
     for images, confidence in ((5000, 0.95), (5000, 0.999), (500, 0.95)):
         part = (logits[:images], labels[:images])
-        rule = selective.measure(*part, 1.0, confidence, **ABOUT).rule_of(wish)
+        rule = selective.measure(*part, 1.0, confidence, **ABOUT).rule_of(requirement)
         shares[images, confidence] = precision_of(rule, logits, labels)[0]
     assert shares[5000, 0.95] > shares[5000, 0.999]
     assert shares[5000, 0.95] > shares[500, 0.95] > 0
@@ -86,7 +86,7 @@ def test_a_mistake_among_the_surest_images_does_not_end_the_search():
     labels = np.zeros(1000, int)
     labels[:2] = 1  # mislabeled
     evidence = selective.measure(logits, labels, 1.0, **ABOUT)
-    assert evidence.rule_of(Wish("precision", 0.98)).least < 0.6
+    assert evidence.rule_of(Requirement("precision", 0.98)).least < 0.6
 
 
 def test_thresholds_of_equal_probabilities_answer_all_or_none_of_them():
@@ -96,7 +96,7 @@ def test_thresholds_of_equal_probabilities_answer_all_or_none_of_them():
     evidence = selective.measure(logits, labels, 1.0, **ABOUT)
     table = evidence.contents["precision"]
     assert table["answered"] == [300, 600] and table["right"] == [300, 500]
-    rule = evidence.rule_of(Wish("precision", 0.95))
+    rule = evidence.rule_of(Requirement("precision", 0.95))
     assert rule.least == pytest.approx(0.600001)
     np.testing.assert_array_equal(rule.unsure(softmax(logits)), np.arange(600) >= 300)
 
@@ -115,7 +115,7 @@ def test_an_overconfident_model_answers_the_same_images_in_any_precision(dtype):
     surest = table["threshold"][0]
     assert (top >= surest).sum() == table["answered"][0] >= 500
     for precision in (0.85, 0.9):
-        rule = evidence.rule_of(Wish("precision", precision))
+        rule = evidence.rule_of(Requirement("precision", precision))
         probabilities = softmax(logits)
         np.testing.assert_array_equal(
             rule.unsure(probabilities.astype(dtype)), rule.unsure(probabilities)
@@ -143,7 +143,7 @@ def test_sets_are_those_of_two_libraries():
         0.99: (0.014530310517708145, 1346, 0),
     }
     for level, (probability, members, empty) in references.items():
-        rule = evidence.rule_of(Wish("coverage", level))
+        rule = evidence.rule_of(Requirement("coverage", level))
         assert rule.least == pytest.approx(probability, abs=1e-6)
         assert (test >= rule.least).sum() == members
         assert rule.sets(test).sum() == members + empty  # the best class in place of no class
@@ -161,7 +161,7 @@ def test_sets_hold_the_true_class_as_often_as_promised(level):
     for seed in range(300):
         rows = np.random.default_rng(seed).integers(0, len(labels), 200)
         evidence = selective.measure(logits[rows], labels[rows], 1.0, **ABOUT)
-        least = evidence.rule_of(Wish("coverage", level)).least
+        least = evidence.rule_of(Requirement("coverage", level)).least
         held.append(((true >= least) | is_best).mean())
     assert level - 0.004 < np.mean(held) < level + 0.02
 
@@ -178,10 +178,10 @@ def test_the_area_under_the_curve_is_the_mean_risk():
 def test_what_came_of_the_promises_is_counted():
     logits, labels = draw(3000, seed=4)
     evidence = selective.measure(logits[:1500], labels[:1500], 1.0, **ABOUT)
-    evidence = selective.choose(evidence, parse_wish("threshold=0.7", "--unsure"))
+    evidence = selective.choose(evidence, parse_requirement("threshold=0.7", "--unsure"))
     result = selective.on_test(evidence, logits[1500:], labels[1500:], 1.0)
     assert result["validation"] == {"images": 1500, "confidence": 0.95, "rule": "threshold=0.7"}
-    answers = {row["wish"]: row for row in result["precision"]}
+    answers = {row["requirement"]: row for row in result["precision"]}
     top = softmax(logits[1500:]).max(1)
     right = logits[1500:].argmax(1) == labels[1500:]
     own = answers["threshold=0.7"]
@@ -200,10 +200,10 @@ def test_what_came_of_the_promises_is_counted():
 
 
 def judged(logits, labels, other_logits, other_labels):
-    """Returns {wish: kept} of promises of some images, measured on others."""
+    """Returns {requirement: kept} of promises of some images, measured on others."""
     evidence = selective.measure(logits, labels, 1.0, **ABOUT)
     result = selective.on_test(evidence, other_logits, other_labels, 1.0)
-    return {row["wish"]: row["kept"] for row in (*result["precision"], *result["sets"])}
+    return {row["requirement"]: row["kept"] for row in (*result["precision"], *result["sets"])}
 
 
 def test_promises_about_like_images_are_rarely_called_broken():
@@ -241,9 +241,9 @@ def test_few_images_promise_little_and_say_so():
     logits, labels = draw(10, seed=5)
     evidence = selective.measure(logits, labels, 1.0, **ABOUT)
     with pytest.raises(UserError, match="at least 368 answers without a mistake, and there are 10"):
-        evidence.rule_of(Wish("precision", 0.99))
+        evidence.rule_of(Requirement("precision", 0.99))
     with pytest.raises(
         UserError, match="10 validation images cannot promise coverage=0.95, but at"
     ):
-        evidence.rule_of(Wish("coverage", 0.95))
+        evidence.rule_of(Requirement("coverage", 0.95))
     assert evidence.contents["coverage"]["level"][-1] == 0.9  # ceil(11 * 0.9) = 10

@@ -23,7 +23,7 @@ from vision.errors import UserError
 from vision.evaluation.measures import statistics
 from vision.evaluation.measures.blocks import by_rows, confidences
 from vision.inference import softmax
-from vision.reference.unsure import COVERAGE, FORMAT, PRECISION, STARTS, STEP, Evidence, Wish
+from vision.reference.unsure import COVERAGE, FORMAT, PRECISION, STARTS, STEP, Evidence, Requirement
 
 CONFIDENCE = 0.95  # that a promised precision is kept
 # in steps: above it bundles, which compute in float32, cannot tell probabilities from 1
@@ -85,10 +85,10 @@ def measure(
     return Evidence(contents)
 
 
-def choose(evidence: Evidence, wish: Wish) -> Evidence:
+def choose(evidence: Evidence, requirement: Requirement) -> Evidence:
     """Returns the evidence with a rule; raises `UserError` if it cannot promise it."""
-    evidence.rule_of(wish)
-    return Evidence(dict(evidence.contents) | {"rule": str(wish)}, wish)
+    evidence.rule_of(requirement)
+    return Evidence(dict(evidence.contents) | {"rule": str(requirement)}, requirement)
 
 
 def _precisions(top, correct, error_rate):
@@ -164,8 +164,8 @@ def on_test(
     Returns:
         {"aurc": {"value", "at_random", "at_best"}, "curve": {"coverage", "risk"}, "validation":
         {"images", "confidence", "rule"} or None, "precision": [row], "sets": [row], "impossible":
-        [wish]}. Shares are {"value", "low", "high"}, Wilson's. "kept" of a row is "yes", "within
-        chance" or "no", see `_judge`; None if nothing was promised, or nothing answered.
+        [requirement]}. Shares are {"value", "low", "high"}, Wilson's. "kept" of a row is "yes",
+        "within chance" or "no", see `_judge`; None if nothing was promised, or nothing answered.
     """
     top, _ = confidences(logits, labels, temperature)
     correct = np.argmax(logits, axis=1) == labels
@@ -187,11 +187,11 @@ def on_test(
         "confidence": evidence.contents["confidence"],
         "rule": evidence.contents["rule"],
     }
-    for wish in _wishes(evidence):
+    for requirement in _requirements(evidence):
         try:
-            rule = evidence.rule_of(wish)
+            rule = evidence.rule_of(requirement)
         except UserError:
-            result["impossible"].append(str(wish))
+            result["impossible"].append(str(requirement))
             continue
         if rule.gives_sets:
             result["sets"].append(_sets(rule, logits, labels, temperature))
@@ -261,12 +261,14 @@ def _too_few_covered(evidence, row, images, error_rate):
     return betabinom.cdf(hits, images, place, evidence.images + 1 - place) < error_rate
 
 
-def _wishes(evidence):
-    """Returns the wishes of a report: the usual ones and the chosen one, in order."""
-    wishes = {Wish(PRECISION, p) for p in PROMISES} | {Wish(COVERAGE, c) for c in SETS}
+def _requirements(evidence):
+    """Returns the requirements of a report: the usual ones and the chosen one, in order."""
+    requirements = {Requirement(PRECISION, p) for p in PROMISES} | {
+        Requirement(COVERAGE, c) for c in SETS
+    }
     if evidence.rule is not None:
-        wishes.add(evidence.rule)
-    return sorted(wishes, key=lambda wish: (wish.kind, wish.value))
+        requirements.add(evidence.rule)
+    return sorted(requirements, key=lambda requirement: (requirement.kind, requirement.value))
 
 
 def _best_area(correct):
@@ -278,13 +280,17 @@ def _answers(evidence, rule, top, correct):
     """Returns what came of a promised precision."""
     is_answered = top >= rule.least
     answered = int(is_answered.sum())
-    row = {"wish": str(rule.wish), "value": rule.wish.value, "threshold": rule.least}
+    row = {
+        "requirement": str(rule.requirement),
+        "value": rule.requirement.value,
+        "threshold": rule.least,
+    }
     row["answered"] = statistics.share(answered, len(top))
     row["precision"] = statistics.share(int(correct[is_answered].sum()), answered)
     row["errors"] = answered - int(correct[is_answered].sum())
     row["expected"] = None
-    if rule.wish.kind == PRECISION:
-        place = evidence.row_of(rule.wish.value)
+    if rule.requirement.kind == PRECISION:
+        place = evidence.row_of(rule.requirement.value)
         row["expected"] = evidence.contents[PRECISION]["answered"][place] / evidence.images
     return row
 
@@ -303,8 +309,8 @@ def _sets(rule, logits, labels, temperature):
     hits = np.bincount(labels, is_held, classes).astype(int)
     totals = np.bincount(labels, sizes, classes)
     return {
-        "wish": str(rule.wish),
-        "value": rule.wish.value,
+        "requirement": str(rule.requirement),
+        "value": rule.requirement.value,
         "probability": rule.least,
         "coverage": statistics.share(int(is_held.sum()), len(labels)),
         "size": float(sizes.mean()),

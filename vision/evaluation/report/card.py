@@ -124,7 +124,8 @@ def _unsure(summary):
         if rows:
             lines += [f"| promised | {share} | {kept} |", "|---|---|---|"]
             lines += [
-                f"| `{r['wish']}` | {amount(a, True)} | {amount(b, True)} |" for r, a, b in rows
+                f"| `{r['requirement']}` | {amount(a, True)} | {amount(b, True)} |"
+                for r, a, b in rows
             ]
             lines.append("")
     return lines
