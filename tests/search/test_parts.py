@@ -61,6 +61,8 @@ def test_the_interval_is_students(tmp_path):
     expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert interval(values) == pytest.approx((np.mean(values), *expected))
     assert interval([0.5]) == (0.5, -math.inf, math.inf)
+    assert interval([0.1, 0.9], "val/accuracy") == (0.5, 0, 1)
+    assert interval([0.1, 0.9], "val/loss")[1] < 0
     paired = stats.ttest_rel([0.9, 0.8, 0.95], [0.7, 0.75, 0.9]).confidence_interval(0.95)
     ours = difference({0: 0.9, 1: 0.8, 2: 0.95, 7: 0.1}, {0: 0.7, 1: 0.75, 2: 0.9})
     assert ours[1:] == pytest.approx((paired.low, paired.high))

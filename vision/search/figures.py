@@ -23,6 +23,8 @@ LOG_RATIO = 50  # a numeric parameter whose largest value is so many times its s
 
 def history(results: Results) -> bytes:
     """Returns the objective of each trial, in their order, and the best so far."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(10, 3.6)
     axes = figure.subplots()
     way = next(iter(results.request.objectives.values()))
@@ -37,6 +39,7 @@ def history(results: Results) -> bytes:
         best = better.accumulate([row.values[0] for row in complete])
         axes.step([row.place for row in complete], best, color=DARK, where="post", linewidth=1.2)
         _focus(axes, [row.values[0] for row in complete], way)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel(results.request.objective)
     axes.grid(alpha=0.25)

@@ -29,6 +29,7 @@ from vision.support.reading import read_json
 
 DEFAULT = "default"  # the name of the study's own config among those that are compared
 LEVEL = 0.95  # of the intervals
+SHARES = ("accuracy", "f1")  # ends of the names of metrics in [0, 1]
 NUMBER = {"parameters": {"all": int}, "train_seconds": float, "steps": int}
 
 
@@ -147,11 +148,15 @@ def _repeated(name: str, runs: Sequence[tuple[int, float, float | None, Any]]) -
     )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
+def interval(values: Sequence[float], metric: str = "") -> tuple[float, float, float]:
     """Returns (mean, low, high): the mean's interval by Student's t distribution.
 
-    What varies are seeds, not images, so Wilson's interval of a share would be too narrow. The
-    ends are infinite if there is one value.
+    What varies are seeds, not images, so Wilson's interval of a share would be too narrow.
+
+    Args:
+        values: one of each seed. With a single one, the ends are infinite.
+        metric: what they are. A share is never below 0 or above 1, so its interval is cut there;
+            that of a difference is not.
     """
     numbers = np.asarray(values, np.float64)
     mean = float(numbers.mean())
@@ -161,6 +166,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
     width = stats.t.ppf((1 + LEVEL) / 2, len(numbers) - 1)
     half = float(width * numbers.std(ddof=1) / math.sqrt(len(numbers)))
+    if metric.endswith(SHARES):
+        return mean, max(mean - half, 0.0), min(mean + half, 1.0)
     return mean, mean - half, mean + half
 
 

@@ -138,12 +138,13 @@ def _number(value: Any) -> str:
 def _repeated(results: Results) -> list[dict[str, Any]]:
     """Returns a line of the table for each config that was trained with several seeds."""
     lines = []
+    metric = results.request.objective
     default = next((r for r in results.repeated if r.name == repeats.DEFAULT), None)
     for r in results.repeated:
         line: dict[str, Any] = {
             "name": "the config as given" if r.name == repeats.DEFAULT else f"trial {r.name}",
-            "validation": repeats.interval(list(r.validation.values())),
-            "test": repeats.interval(list(r.test.values())) if r.test else None,
+            "validation": repeats.interval(list(r.validation.values()), metric),
+            "test": repeats.interval(list(r.test.values()), metric) if r.test else None,
             "gap": None,
             "images": r.images,
             "seconds": r.seconds,
@@ -165,10 +166,11 @@ def _seeds(results: Results) -> list[Mapping[str, Any]]:
             rest = {name: v for name, v in row.parameters.items() if name != "seed"}
             text = ", ".join(f"{name}={_number(v)}" for name, v in rest.items()) or "no override"
             groups.setdefault(text, []).append(row)
+    metric = results.request.objective
     return [
         {
             "name": text,
-            "values": repeats.interval([row.values[0] for row in rows]),
+            "values": repeats.interval([row.values[0] for row in rows], metric),
             "seeds": len(rows),
             "images": sum(row.images for row in rows),
             "seconds": sum(row.seconds for row in rows),

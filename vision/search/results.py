@@ -177,15 +177,15 @@ def verdict_of(results: Results, name: str) -> list[str]:
         theirs = default.test
     gap = repeats.difference(ours, theirs)
     return [
-        f"With seeds {', '.join(map(str, own.seeds))}, {measure}: {_spread(ours)};",
-        f"the searched config as it was given: {_spread(theirs)}.",
+        f"With seeds {', '.join(map(str, own.seeds))}, {measure}: {_spread(ours, objective)};",
+        f"the searched config as it was given: {_spread(theirs, objective)}.",
         f"Difference by seed: {gap[0]:+.4f} ({gap[1]:+.4f} to {gap[2]:+.4f}, 95 %), "
         f"{_finding(gap, way)}.",
     ]
 
 
-def _spread(values: Mapping[int, float]) -> str:
-    mean, low, high = repeats.interval(list(values.values()))
+def _spread(values: Mapping[int, float], metric: str) -> str:
+    mean, low, high = repeats.interval(list(values.values()), metric)
     return f"{mean:.4f} ({low:.4f} to {high:.4f})"
 
 

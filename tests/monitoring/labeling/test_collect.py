@@ -24,7 +24,7 @@ from vision.serving.request import Answer, Description, Request
 def test_what_is_worth_labeling_is_collected(kept, command, tmp_path, watched):
     code, printed, errors = command("--window=100", "--count=60")
     assert (code, errors) == (0, ""), errors
-    assert "310 images kept; 1 of 3 windows alarm" in printed and "60 images: " in printed
+    assert "310 images kept; alarms in 1 of 3 windows" in printed and "60 images: " in printed
     out = tmp_path / "out"
     rows = table_of(out / "images.csv")
     assert len(rows) == 60 and not any(row["label"] for row in rows)

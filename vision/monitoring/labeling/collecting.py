@@ -240,8 +240,8 @@ def _summary(
     if earlier:
         gone += f", {len(gathered.taken):,} more in earlier collections"
     return [
-        f"{len(gathered.candidates):,} images kept{gone}; {len(gathered.alarms)} of "
-        f"{gathered.tested} windows alarm",
+        f"{len(gathered.candidates):,} images kept{gone}; alarms in {len(gathered.alarms)} of "
+        f"{gathered.tested} windows",
         f"worth labeling: {holds}; left out as copies of chosen ones"
         f"{' or of earlier ones' if earlier else ''}: {copies:,}",
     ]
