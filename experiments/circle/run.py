@@ -15,21 +15,16 @@ import argparse
 import csv
 import json
 import pathlib
-import shutil
 
+from experiments.circle.canary import NEW, OLD, forget_stopped, roll_out
 from experiments.circle.data import DATA, Data, prepare, truth
-from experiments.circle.traffic import (
-    People,
-    ask,
-    serving,
-    wait_for_rows,
-    wait_until_ready,
-)
+from experiments.circle.traffic import ask, serving, wait_for_rows
 from experiments.commands import call
 from experiments.minutes import counted, read_minutes
 from vision import cli
 from vision.bundle.directory import MANIFEST
 from vision.errors import RunError
+from vision.monitoring.rollout.state import DONE
 from vision.support.files import replacing, write_json
 
 HERE = pathlib.Path(__file__).parent
@@ -39,7 +34,7 @@ WHEN = ("before", "after")
 ACCURACIES = [f"{name} accuracy {when}" for name in ("old", "new") for when in WHEN]
 COLUMNS = ["data", "windows", "alarms", "labeled", "old images", "new images", *ACCURACIES]
 COLUMNS += ["weight", "answers", "failed", "minutes"]
-OLD, NEW = "1", "2"  # versions
+WINDOW = 200  # answers that the rollout's guardrails look at
 ALARM = 1  # exit code of --strict
 
 
@@ -62,8 +57,6 @@ class Circle:
         self.asked = folder / "asked.json"
         self.to_label = folder / "to_label"
         self.models = folder / "models"
-        self.rollout = folder / "rollout"
-        self.labels = folder / "labels"
 
     def bundle(self, version: str) -> pathlib.Path:
         return self.models / self.data.name / version
@@ -145,38 +138,30 @@ class Circle:
         return json.loads((out / "gate.json").read_text())
 
     def forget_stopped(self) -> None:
-        """Removes what a stopped attempt has left of the steps that count requests and answers.
-
-        Its rows in the log, and its labels, would be counted with those of this attempt.
-        """
-        if not self.served.is_file():
-            shutil.rmtree(self.log, ignore_errors=True)
-        if not self.asked.is_file():
-            for folder in (self.rollout, self.labels):
-                shutil.rmtree(folder, ignore_errors=True)
-            write_json(self.models / self.data.name / "traffic.json", {"weights": {OLD: 100}})
+        """Removes what a stopped attempt has left; see `experiments.circle.canary`."""
+        served = self.served.is_file()
+        asked = self.asked.is_file()
+        forget_stopped(self.folder, self.data.name, is_served=served, is_rolled_out=asked)
 
     def roll_out(self, url: str) -> dict:
         """Exports the new model and gives it the traffic, step by step.
 
         Returns:
-            {"answers", "failed"}: how many of the requests sent meanwhile.
+            {"rollout": status, "answers", "failed": how many of the requests sent meanwhile}.
+
+        Raises:
+            RunError: the rollout takes the new model back.
         """
-        if self.asked.is_file():
-            return json.loads(self.asked.read_text())
-        self._export(self.next, NEW)
-        flags = [f"--models={self.models}", f"--model={self.data.name}", f"--from={OLD}"]
-        flags += [f"--to={NEW}", f"--server={url}", "--steps=10,50,100", "--window=200"]
-        flags += ["--min-answers=100", "--min-labels=50"]
-        flags += [f"--log={self.log}", f"--labels={self.labels}"]
-        # the answers have to differ; p99 is of a machine with other work
-        flags += ["--guards=errors,p99,accuracy", "--p99=20", "--interval=1", "--settle=3"]
-        wait_until_ready(url, self.data.name, NEW)
-        with People(url, self.data.name, truth(self.images / "tests"), self.labels) as people:
-            call("vision.monitoring.rollout", *flags, f"--out={self.rollout}")
-        counts = {"answers": sum(people.answered.values()), "failed": len(people.failed)}
-        write_json(self.asked, counts)
-        return counts
+        if not self.asked.is_file():
+            self._export(self.next, NEW)
+            images = truth(self.images / "tests")
+            record = roll_out(self.folder, self.data.name, url, images, WINDOW)
+            write_json(self.asked, record)
+        record = json.loads(self.asked.read_text())
+        if record["status"] != DONE:
+            raise RunError(f"the new model was rolled back: {record['reason']}")
+        answers = sum(record["answers"].values())
+        return {"rollout": record["status"], "answers": answers, "failed": record["failed"]}
 
     def _export(self, run, version):
         if not (self.bundle(version) / MANIFEST).is_file():
@@ -228,7 +213,6 @@ def summary(circle: Circle, gate: dict, counts: dict) -> dict:
     """Returns what the circle has measured."""
     windows = json.loads((circle.folder / "drift" / "drift.json").read_text())["windows"]
     rows = list(csv.DictReader((circle.to_label / "images.csv").open()))
-    rollout = json.loads((circle.rollout / "rollout.json").read_text())
     record = {
         "data": circle.data.name,
         "windows": len(windows),
@@ -242,7 +226,6 @@ def summary(circle: Circle, gate: dict, counts: dict) -> dict:
             record[f"{name} accuracy {when}"] = accuracy
     weights = json.loads((circle.models / circle.data.name / "traffic.json").read_text())["weights"]
     return record | {
-        "rollout": rollout["status"],
         "weight": weights[NEW],
         **counts,
     }

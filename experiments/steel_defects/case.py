@@ -5,26 +5,23 @@ import dataclasses
 import datetime
 import json
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any
 
+from experiments.circle.canary import NEW, OLD, REFUSED, forget_stopped, roll_out
 from experiments.circle.data import truth
 from experiments.circle.run import fill_in
-from experiments.circle.traffic import People, ask, serving, wait_for_rows, wait_until_ready
+from experiments.circle.traffic import ask, serving, wait_for_rows
 from experiments.commands import call
 from experiments.minutes import counted, read_minutes
 from experiments.steel_defects import lines, patches
 from experiments.steel_defects.verdicts import judge
 from vision.bundle.directory import MANIFEST
 from vision.errors import RunError, UserError
-from vision.monitoring.rollout.state import DONE, ROLLED_BACK
+from vision.monitoring.rollout.state import DONE
 from vision.support.files import write_json
 
 MODEL = "steel"
-OLD = "1"
-NEW = "2"
-REFUSED = 1  # exit code of a gate that lets a model not pass, and of a rollout that takes it back
 # Accuracy that the gate lets the next model lose under the old light: of the laboratory's 177 test
 # patches one is 0.6 points, so the default of one point would be decided by two patches.
 LOSS = 0.03
@@ -244,7 +241,9 @@ class Case:
             next model pass, or the rollout took it back.
         """
         self._bundle("lite0-pruned", self.bundle(OLD))
-        self._forget_stopped()
+        served = self._record("traffic").is_file()
+        done = self._record("rollout").is_file()
+        forget_stopped(self.folder, MODEL, is_served=served, is_rolled_out=done)
         with serving(self.models, self.log) as url:
             return self._improve(url)
 
@@ -265,18 +264,6 @@ class Case:
         if results["rollout"]["status"] == DONE:
             results["test"] = self.stage("abtest", self._analyze)
         return results
-
-    def _forget_stopped(self) -> None:
-        """Removes what stopped attempts have left of the stages that count requests and answers.
-
-        Their rows in the log, and their labels, would be counted with those of this attempt.
-        """
-        if not self._record("traffic").is_file():
-            shutil.rmtree(self.log, ignore_errors=True)
-        if not self._record("rollout").is_file():
-            for name in ("rollout", "labels"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-            write_json(self.models / MODEL / "traffic.json", {"weights": {OLD: 100}})
 
     def _ask(self, url: str) -> dict[str, float]:
         images = {part: truth(self.patches / part) for part in ("before", "later")}
@@ -324,21 +311,8 @@ class Case:
 
     def _roll_out(self, url: str) -> dict[str, Any]:
         self._bundle("next", self.bundle(NEW))
-        out = self.folder / "rollout"
-        labels = self.folder / "labels"
-        flags = [f"--models={self.models}", f"--model={MODEL}", f"--from={OLD}", f"--to={NEW}"]
-        flags += [f"--server={url}", "--steps=10,50,100", f"--window={self.size.window}"]
-        flags += [f"--min-answers={self.size.window // 2}", f"--min-labels={self.size.window // 4}"]
-        flags += [f"--log={self.log}", f"--labels={labels}", f"--out={out}"]
-        # disagreement and drift are left out: after a change of the light there must be both
-        flags += ["--guards=errors,p99,accuracy", "--p99=20", "--interval=1", "--settle=3"]
-        wait_until_ready(url, MODEL, NEW)
-        with People(url, MODEL, truth(self.patches / "tests"), labels) as people:
-            call("vision.monitoring.rollout", *flags, allowed=(0, REFUSED))
-        record = _read(out / "rollout.json")
-        if record["status"] not in (DONE, ROLLED_BACK):
-            raise RunError(f"the rollout has stopped: {record['reason'] or record['status']}")
-        return record | {"answers": people.answered, "failed": len(people.failed)}
+        images = truth(self.patches / "tests")
+        return roll_out(self.folder, MODEL, url, images, self.size.window)
 
     def _analyze(self) -> dict[str, Any]:
         """Both versions' answers while each had half of the traffic."""
