@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
             _check_images_suffice(classifier)
         rule = _rule(classifier, values.unsure)
         write = WRITERS[values.format](sys.stdout, classifier.classes, top, rule)
-        ranked = len(classifier.classes) if rule and rule.gives_sets else top
+        ranked = top if rule is None else rule.listed(top, len(classifier.classes))
         heat = _heat_maps(classifier, values) if with_heat_maps else None
         with _annotating(classifier, values, heat) as annotate:
             predictions = _ranked(classifier, files, ranked, values.batch_size, fields, heat)

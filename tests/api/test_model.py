@@ -182,6 +182,13 @@ def measured(tmp_path_factory):
     return vision.load(write_bundle(folder, model=model, unsure=THRESHOLDS))
 
 
+@pytest.fixture(scope="module")
+def unruled(tmp_path_factory):
+    """A loaded bundle that knows its thresholds, of which nobody has chosen one."""
+    folder = tmp_path_factory.mktemp("unruled") / "pets"
+    return vision.load(write_bundle(folder, unsure=THRESHOLDS | {"rule": None}))
+
+
 @pytest.mark.parametrize(
     "requirement",
     ["precision=0.96", "0.91", "coverage=0.95", "coverage=0.5", "threshold=0.7", "rule"],
@@ -198,7 +205,7 @@ def test_unsure_answers_are_those_of_the_command(measured, photos, requirement, 
         assert prediction.unsure is expected["unsure"]
         assert prediction.members == tuple(expected.get("set", ()))
         assert len(prediction.top) == 1 and prediction.class_name == expected["top"][0]["class"]
-        assert repr(prediction).startswith("Prediction(unsure; " if prediction.unsure else "Predic")
+        assert ("unsure; " in repr(prediction)) == prediction.unsure
 
 
 def test_what_is_unsure(measured, photos):
@@ -222,10 +229,12 @@ def test_what_is_unsure(measured, photos):
         ("bundle", "precision=0.9", "^unsure=precision=0.9: nothing was measured .* evaluate its"),
         ("measured", "precision=0.98", "no threshold promises precision=0.98 with a confidence of"),
         ("measured", "recall=0.9", "^unsure must be precision=0.99, coverage=0.95 or threshold=0"),
+        ("unruled", "rule", "^unsure=rule: no rule was chosen for this model: ask for precision="),
+        ("measured", 0.9, "^unsure must be precision=0.99, .* or threshold=0.9 as text, got 0.9"),
         ("measured", "1.5", "^unsure: precision must be above 0 and below 1, got '?1.5"),
     ],
 )
-def test_wishes_that_cannot_be_served(name, requirement, message, request):
+def test_requirements_that_cannot_be_met(name, requirement, message, request):
     loaded = request.getfixturevalue(name)
     with pytest.raises(UserError, match=message) as error:
         loaded.predict(np.zeros((8, 8, 1), np.uint8), unsure=requirement)

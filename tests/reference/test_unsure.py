@@ -105,7 +105,7 @@ def test_the_rule_of_a_model():
     assert evidence().own_rule == Rule(Requirement("precision", 0.95), 0.6)
     assert evidence(rule=None).own_rule is None
     assert rule_for("rule", evidence(), "--unsure", "measure") == evidence().own_rule
-    with pytest.raises(UserError, match="--unsure=rule: no rule was chosen for this model: meas"):
+    with pytest.raises(UserError, match="--unsure=rule: no rule was chosen for this model: ask"):
         rule_for("rule", evidence(rule=None), "--unsure", "measure")
     with pytest.raises(UserError, match="nothing was measured on validation images: measure"):
         rule_for("precision=0.9", None, "--unsure", "measure")

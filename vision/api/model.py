@@ -16,7 +16,7 @@ from vision.data.decode import UnreadableImage
 from vision.errors import UserError, check_choice, check_count
 from vision.explain.heat_maps import HeatMaps, heat_maps
 from vision.predict import Answer, answers, rank
-from vision.reference.unsure import Rule, rule_for
+from vision.reference.unsure import FORMS, Rule, rule_for
 
 if TYPE_CHECKING:
     from vision.api.evaluation import EvaluationResult
@@ -137,6 +137,8 @@ class LoadedModel:
         check_count("top", top, 1, 10**9)
         check_count("batch_size", batch_size, 1, 65_536)
         self._check_fields()
+        if not isinstance(unsure, str):
+            raise UserError(f"unsure must be {FORMS} as text, got {unsure!r}")
         rule = rule_for(unsure, self.predictor.evidence, "unsure", MEASURE) if unsure else None
         heat = self._heat_maps if heatmaps else None
         given, is_single = list_images(images)
@@ -187,7 +189,7 @@ class LoadedModel:
         self, image: Given, answer: Answer, top: int, has_embedding: bool, rule: Rule | None
     ) -> Prediction:
         """Returns what the model says about an image; `rule` says whether it is unsure."""
-        count = len(self.classes) if rule is not None and rule.gives_sets else top
+        count = top if rule is None else rule.listed(top, len(self.classes))
         ranked = rank(self.classes, answer.probabilities, count, image.name)
         judged = None if rule is None else rule.judge(ranked)
         return Prediction(

@@ -126,6 +126,10 @@ class Rule:
         members[np.arange(len(members)), probabilities.argmax(1)] = True
         return members
 
+    def listed(self, top: int, classes: int) -> int:
+        """Returns how many of the classes `judge` needs: all for a set, otherwise `top`."""
+        return classes if self.gives_sets else top
+
     def judge(self, ranked: Sequence[tuple[str, float]]) -> Judged:
         """Returns the answer to one image.
 
@@ -282,7 +286,10 @@ def rule_for(text: str, evidence: Evidence | None, name: str, remedy: str) -> Ru
         raise UserError(f"{name}={text}: nothing was measured on validation images: {remedy}")
     requirement = requirement or evidence.rule
     if requirement is None:
-        raise UserError(f"{name}={text}: no rule was chosen for this model: {remedy}")
+        raise UserError(
+            f"{name}={text}: no rule was chosen for this model: ask for {FORMS},\nor choose one "
+            "with python -m vision.evaluation.unsure on its run, and export a bundle again"
+        )
     return evidence.rule_of(requirement)
 
 
