@@ -43,9 +43,10 @@ def evaluate(
         Interrupted: a signal has come.
     """
     program = train_step.evaluate
-    summary, pairs, _ = _measure(program, state, loader, batch_size, title)
-    if with_confusion:
-        summary |= metrics.confusion(pairs, len(summary["f1"]))
+    pairs: list[jax.Array] | None = [] if with_confusion else None
+    summary, _ = _measure(program, state, loader, batch_size, title, pairs)
+    if pairs is not None:
+        summary |= metrics.confusion(_joined(pairs), len(summary["f1"]))
     return summary
 
 
@@ -57,16 +58,28 @@ def evaluate_with_logits(
     Returns:
         (summary, logits float (N, C), whether each image can be read, bool (N,)).
     """
-    summary, pairs, logits = _measure(train_step.test, state, loader, batch_size, title)
+    parts: list[jax.Array] = []
+    summary, logits = _measure(train_step.test, state, loader, batch_size, title, parts)
+    pairs = _joined(parts)
     summary |= metrics.confusion(pairs, len(summary["f1"]))
     count = len(loader)
     return summary, np.concatenate(logits)[:count], pairs[0, :count] >= 0
 
 
+def _joined(pairs: list[jax.Array]) -> np.ndarray:
+    """Returns the true and predicted classes of all batches, int (2, N), with the padding."""
+    return np.concatenate(parallel.fetch(pairs), 1)
+
+
 def _measure(
-    program: Callable[..., Any], state: State, loader: Loader, batch_size: int, title: str
-) -> tuple[dict[str, Any], np.ndarray, list[np.ndarray]]:
-    """Returns (summary, pairs int (2, N) with the padding, logits of each batch, if any).
+    program: Callable[..., Any],
+    state: State,
+    loader: Loader,
+    batch_size: int,
+    title: str,
+    pairs: list[jax.Array] | None,
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Returns (summary, logits of each batch, if any).
 
     Args:
         program: `evaluate` or `test` of a `TrainStep`.
@@ -74,9 +87,10 @@ def _measure(
         loader: see `evaluate`.
         batch_size: see `evaluate`.
         title: see `evaluate`.
+        pairs: gets the true and predicted classes of each batch, int (2, B); None if nobody needs
+            them, as in the validations of a training.
     """
     sums = None
-    pairs = []
     logits: list[np.ndarray] = []
     pace = Pace()
     advice = f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
@@ -85,8 +99,8 @@ def _measure(
             interruption.raise_if_agreed()
             batch_sums, batch_pairs, *batch_logits = program(state, batch, loader.data)
             sums = batch_sums if sums is None else metrics.add(sums, batch_sums)
-            pairs.append(batch_pairs)
+            if pairs is not None:
+                pairs.append(batch_pairs)
             logits += parallel.fetch(batch_logits)
             pace.add(jax.tree.leaves(sums)[0])
-        summary = metrics.summarize(parallel.fetch(sums))
-        return summary, np.concatenate(parallel.fetch(pairs), 1), logits
+        return metrics.summarize(parallel.fetch(sums)), logits
