@@ -93,7 +93,7 @@ def _parameters(config, devices):
     nowhere = pathlib.Path("nowhere")
     config = resolve_config(config)
     mesh = parallel.make_mesh(devices)
-    past = past_of_training(nowhere, config, chooser(config))
+    past = past_of_training(nowhere, config, chooser(config, mesh))
     data = open_data(config, mesh, with_unlabeled=True, past=past)
     config = describe_fields(config, data.encoder)
     definition = objectives.define(config.objective, config.continual.previous)

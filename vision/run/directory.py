@@ -237,7 +237,8 @@ def resumed_config(path: str | os.PathLike[str]) -> ConfigDict | None:
         if config is None:
             return None
         raise UserError(
-            f"{path} has lost the first of its two trainings, {FIRST}/: give --config FILE"
+            f"{path} has lost the first of its two trainings, {FIRST}/: give its config, or "
+            "another directory"
         )
     of_both = read_config(first)[0]
     if config is not None:

@@ -30,8 +30,8 @@ def phases(
     if not config.imbalance.retrain_head:
         if (workdir / FIRST / "config.json").is_file():
             raise UserError(
-                f"--workdir {workdir} holds the first of two trainings, {FIRST}/: give "
-                "imbalance.retrain_head as it was begun with, or another --workdir"
+                f"{workdir} holds the first of two trainings, {FIRST}/: give "
+                "imbalance.retrain_head as it was begun with, or another directory"
             )
         return [(config, workdir)]
     first = config.copy_and_resolve_references()
