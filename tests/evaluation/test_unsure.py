@@ -99,7 +99,7 @@ def test_an_evaluation_keeps_the_rule_and_measures_it(run, capsys):
     assert contents["temperature"] == (summary["calibration"]["temperature"] or 1.0)
     assert inference.from_run(run).evidence.own_rule.requirement.value == 0.9
     unsure = summary["unsure"]
-    assert [row["requirement"] for row in unsure["sets"]][0] == "coverage=0.9"
+    assert [row["wish"] for row in unsure["sets"]][0] == "coverage=0.9"
     table = unsure["sets"][0]
     assert sum(row["images"] for row in table["per_class"]) == summary["data"]["images"]
     page = (run / "evaluation/report.html").read_text()

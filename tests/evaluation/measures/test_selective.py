@@ -181,7 +181,7 @@ def test_what_came_of_the_promises_is_counted():
     evidence = selective.choose(evidence, parse_requirement("threshold=0.7", "--unsure"))
     result = selective.on_test(evidence, logits[1500:], labels[1500:], 1.0)
     assert result["validation"] == {"images": 1500, "confidence": 0.95, "rule": "threshold=0.7"}
-    answers = {row["requirement"]: row for row in result["precision"]}
+    answers = {row["wish"]: row for row in result["precision"]}
     top = softmax(logits[1500:]).max(1)
     right = logits[1500:].argmax(1) == labels[1500:]
     own = answers["threshold=0.7"]
@@ -203,7 +203,7 @@ def judged(logits, labels, other_logits, other_labels):
     """Returns {requirement: kept} of promises of some images, measured on others."""
     evidence = selective.measure(logits, labels, 1.0, **ABOUT)
     result = selective.on_test(evidence, other_logits, other_labels, 1.0)
-    return {row["requirement"]: row["kept"] for row in (*result["precision"], *result["sets"])}
+    return {row["wish"]: row["kept"] for row in (*result["precision"], *result["sets"])}
 
 
 def test_promises_about_like_images_are_rarely_called_broken():

@@ -22,18 +22,18 @@ SUMMARY = {
     ("row", "state", "sentence"),
     [
         (
-            {"requirement": "precision=0.9", "kept": "no"},
+            {"wish": "precision=0.9", "kept": "no"},
             "bad",
             "precision=0.9 from the validation",
         ),
-        ({"requirement": "precision=0.9", "kept": "yes"}, "good", "With precision=0.9, 60.0 %"),
+        ({"wish": "precision=0.9", "kept": "yes"}, "good", "With precision=0.9, 60.0 %"),
         (
-            {"requirement": "precision=0.9", "kept": "within chance"},
+            {"wish": "precision=0.9", "kept": "within chance"},
             "good",
             "With precision=0.9, 60.0",
         ),
         (
-            {"requirement": "threshold=0.9", "kept": None, "expected": None},
+            {"wish": "threshold=0.9", "kept": None, "expected": None},
             "look",
             "With threshold=0.9, which promises nothing, 60.0 % (50.0 to 70.0) are answered",
         ),
@@ -43,7 +43,7 @@ def test_only_what_was_promised_is_judged(row, state, sentence):
     unsure = {
         "precision": [ANSWERS | row],
         "sets": [],
-        "validation": {"rule": row["requirement"]},
+        "validation": {"rule": row["wish"]},
     }
     lines = [line for line in verdicts(SUMMARY | {"unsure": unsure}, 0) if line[2] == "unsure"]
     assert len(lines) == 1 and lines[0][0] == state and sentence in lines[0][1]

@@ -281,7 +281,7 @@ def _answers(evidence, rule, top, correct):
     is_answered = top >= rule.least
     answered = int(is_answered.sum())
     row = {
-        "requirement": str(rule.requirement),
+        "wish": str(rule.requirement),  # the key of files that exist
         "value": rule.requirement.value,
         "threshold": rule.least,
     }
@@ -309,7 +309,7 @@ def _sets(rule, logits, labels, temperature):
     hits = np.bincount(labels, is_held, classes).astype(int)
     totals = np.bincount(labels, sizes, classes)
     return {
-        "requirement": str(rule.requirement),
+        "wish": str(rule.requirement),
         "value": rule.requirement.value,
         "probability": rule.least,
         "coverage": statistics.share(int(is_held.sum()), len(labels)),

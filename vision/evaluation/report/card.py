@@ -124,8 +124,7 @@ def _unsure(summary):
         if rows:
             lines += [f"| promised | {share} | {kept} |", "|---|---|---|"]
             lines += [
-                f"| `{r['requirement']}` | {amount(a, True)} | {amount(b, True)} |"
-                for r, a, b in rows
+                f"| `{r['wish']}` | {amount(a, True)} | {amount(b, True)} |" for r, a, b in rows
             ]
             lines.append("")
     return lines

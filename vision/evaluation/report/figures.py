@@ -186,7 +186,7 @@ def risk_coverage(unsure: Mapping[str, Any]) -> bytes:
         if row["precision"]["value"] is not None:
             place = (100 * row["answered"]["value"], 100 * (1 - row["precision"]["value"]))
             is_promised = row["expected"] is not None
-            text = f"{row['value']:g}" if is_promised else row["requirement"]
+            text = f"{row['value']:g}" if is_promised else row["wish"]
             promises.setdefault((*place, is_promised), []).append(text)
     for (share, risk, is_promised), values in promises.items():
         color = "#cf222e" if is_promised else "#57606a"

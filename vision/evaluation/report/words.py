@@ -190,11 +190,11 @@ def _unsure(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     for row, got in rows:
         if row["kept"] == "no":
             sentence = (
-                f"The promise {row['requirement']} from the validation images is not kept here: "
+                f"The promise {row['wish']} from the validation images is not kept here: "
                 f"{amount(got, True)}. Do the two splits differ?"
             )
             yield "bad", sentence, "unsure"
-        elif row["requirement"] == rule:
+        elif row["wish"] == rule:
             yield "good" if row["kept"] else "look", _rule_kept(row, got), "unsure"
 
 
@@ -204,11 +204,11 @@ def _rule_kept(row, got):
         answered = amount(row["answered"], True)
         nothing = ", which promises nothing" if row["expected"] is None else ""
         return (
-            f"With {row['requirement']}{nothing}, {answered} are answered, and "
+            f"With {row['wish']}{nothing}, {answered} are answered, and "
             f"{amount(got, True)} of these answers are right."
         )
     return (
-        f"With {row['requirement']}, {amount(row['single'], True)} get a single class, and "
+        f"With {row['wish']}, {amount(row['single'], True)} get a single class, and "
         f"{amount(got, True)} of the sets contain the true one."
     )
 
