@@ -33,17 +33,31 @@ def _ways(ewc: float) -> dict[str, dict]:
     }
 
 
-def _rows(title: str, before: Row, source: str, flags: dict, ewc: float) -> tuple[Row, ...]:
-    ways = (
+# If only the last layer learns, there are few weights to keep, and EWC has no row of its own. The
+# new images' share of the loss says how much the old classes may lose.
+LAST_LAYER_WAYS = {
+    "fine-tuning alone": {"continual.memory": "", "objective.options.lwf": 0.0},
+    "LwF": {"continual.memory": ""},
+    "memory of 20 images per class": {"objective.options.lwf": 0.0},
+    "memory of 20 images per class, LwF": {},
+    "memory of 20 images per class, LwF, new_share 0.05": {"objective.options.new_share": 0.05},
+    "joint: memory of all images": {"continual.memory": "all", "objective.options.lwf": 0.0},
+}
+
+
+def _rows(
+    title: str, before: Row, source: str, flags: dict, ways: dict[str, dict]
+) -> tuple[Row, ...]:
+    after = (
         Row(
             f"{title}, {way}",
             f"{CONFIG}:{{run:{before.name}}}:{source}",
             flags | keys,
             continual=True,
         )
-        for way, keys in _ways(ewc).items()
+        for way, keys in ways.items()
     )
-    return (before, *ways)
+    return (before, *after)
 
 
 CIFAR10_BEFORE = Row(
@@ -52,6 +66,16 @@ CIFAR10_BEFORE = Row(
     {"data.source": CIFAR10_OLD, "data.labels": "1000/class", "train.steps": 1000},
     importance=True,
 )
+LAST_LAYER_BEFORE = Row(
+    "CIFAR-10, last layer, the first 8 classes",
+    "configs/transfer_folder.py:{data}:head",
+    {
+        "data.source": CIFAR10_OLD,
+        "data.labels": "1000/class",
+        "data.image_size": 96,
+        "train.epochs": 20.0,
+    },
+)
 NEU_BEFORE = Row(
     "NEU, 5 classes",
     "configs/transfer_folder.py:{data}",
@@ -59,7 +83,21 @@ NEU_BEFORE = Row(
     importance=True,
 )
 CIFAR10_FLAGS = {"data.labels": "1000/class", "train.steps": 400}
+LAST_LAYER_FLAGS = {
+    "data.labels": "1000/class",
+    "transfer.mode": "head",
+    "optimizer.learning_rate": 1e-3,
+    "train.steps": 100,
+    "train.eval_every": 100,
+}
 ROWS = (
-    *_rows("CIFAR-10", CIFAR10_BEFORE, CIFAR10_NEW, CIFAR10_FLAGS, CIFAR10_EWC),
-    *_rows("NEU", NEU_BEFORE, NEU_NEW, {"train.epochs": 6.0}, NEU_EWC),
+    *_rows("CIFAR-10", CIFAR10_BEFORE, CIFAR10_NEW, CIFAR10_FLAGS, _ways(CIFAR10_EWC)),
+    *_rows(
+        "CIFAR-10, last layer",
+        LAST_LAYER_BEFORE,
+        CIFAR10_NEW,
+        LAST_LAYER_FLAGS,
+        LAST_LAYER_WAYS,
+    ),
+    *_rows("NEU", NEU_BEFORE, NEU_NEW, {"train.epochs": 6.0}, _ways(NEU_EWC)),
 )
