@@ -1,6 +1,7 @@
 """Pruning after a worker has died: as if it had not."""
 
 import json
+import types
 
 import numpy as np
 import optuna
@@ -9,6 +10,7 @@ import pytest
 from tests.search.requests import request
 from vision.config import default
 from vision.search.lease import Lease
+from vision.search.pruning import PlacePruner
 from vision.search.queue import DIED, place_of
 from vision.search.storage import open_storage
 from vision.search.study import make_pruner, make_sampler, open_search
@@ -92,8 +94,6 @@ def test_every_place_has_the_newest_of_its_trials(tmp_path):
             seen.append([(t.number, place_of(t), t.state.name) for t in study.get_trials()])
             return trial.number == 0
 
-    from vision.search.pruning import PlacePruner
-
     for how in (job.queue.give_up, job.queue.fail):
         study, number = job.queue.claim(make_sampler("random", 0, 0), PlacePruner(Watching()))
         how(number, DIED)
@@ -102,3 +102,32 @@ def test_every_place_has_the_newest_of_its_trials(tmp_path):
     trial = optuna.trial.Trial(study, number)
     assert trial.number == 3 and trial.should_prune()
     assert seen == [[(0, 0, "RUNNING"), (1, 1, "WAITING")]]
+
+
+def test_tpe_learns_from_its_own_bracket(tmp_path):
+    """The place decides the bracket, also that of a trial whose worker died."""
+    job = open_search(request(tmp_path, trials=PLACES), open_storage("", tmp_path))
+    job.queue.fill()
+    reference = optuna.pruners.HyperbandPruner(10, 100, 4)
+    brackets = set()
+    for number in range(PLACES + 1):
+        study, claimed = job.queue.claim(make_sampler("tpe", 0, 0), make_pruner("hyperband", 0.1))
+        if not number:
+            reference._try_initialization(study)
+        frozen = study._storage.get_trial(claimed)
+        place = place_of(frozen)
+        expected = [
+            reference._get_bracket_id(study, types.SimpleNamespace(number=other))
+            for other in range(PLACES)
+        ]
+        narrowed = optuna.pruners._filter_study(study, frozen)
+        places = {place_of(trial) for trial in narrowed._get_trials(deepcopy=False)}  # TPE's call
+        assert places == {other for other in range(PLACES) if expected[other] == expected[place]}
+        assert places == {place_of(trial) for trial in narrowed.get_trials()}
+        brackets.add(frozenset(places))
+        if number == 3:
+            assert job.queue.give_up(claimed, DIED)
+            job.queue.fill()
+        else:
+            study.tell(frozen.number, 0.5)
+    assert len(brackets) == 2

@@ -6,12 +6,15 @@ its brackets, which it chooses by Optuna's number of the trial.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from vision.search.queue import latest, place_of
+
+Trials = list[FrozenTrial]
 
 
 class PlacePruner(optuna.pruners.BasePruner):
@@ -26,27 +29,62 @@ class PlacePruner(optuna.pruners.BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Returns whether a trial should be pruned; see Optuna's `BasePruner`."""
-        storage: Any = _Places(study._storage)
-        places = optuna.Study(study.study_name, storage, study.sampler, self._pruner)
-        return self._pruner.prune(places, _by_place(trial))
+        return self._pruner.prune(_showing(study, _by_places, self._pruner), _by_place(trial))
 
 
-class _Places:
-    """A storage whose trials are the newest ones of all places; all else is that of another."""
+class PlaceHyperband(optuna.pruners.HyperbandPruner):
+    """Hyperband that sees what `PlacePruner` shows; the place of a trial decides its bracket.
 
-    def __init__(self, storage: optuna.storages.BaseStorage):
+    It is a subclass because Optuna asks for the type: TPE learns from the trials of its own bracket
+    only, which were stopped at the same points.
+    """
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Returns whether a trial should be pruned; see Optuna's `BasePruner`."""
+        return super().prune(_showing(study, _by_places, self), _by_place(trial))
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        if not self._pruners:  # each trial has a new pruner, which has not been asked yet
+            self._try_initialization(study)
+        return super()._get_bracket_id(study, _by_place(trial))
+
+    def _create_bracket_study(self, study: optuna.Study, bracket_id: int) -> optuna.Study:
+        if isinstance(study.sampler, optuna.samplers.TPESampler):
+            # It reads the trials past the method that Optuna's study of a bracket overrides.
+            def of_bracket(trials: Trials) -> Trials:
+                return [t for t in trials if self._get_bracket_id(study, t) == bracket_id]
+
+            study = _showing(study, of_bracket, self)
+        return super()._create_bracket_study(study, bracket_id)
+
+
+class _Showing:
+    """A storage that shows some of the trials of another, and is that other in all else."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, choose: Callable[[Trials], Trials]):
         self._storage = storage
+        self._choose = choose
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Any = None
-    ) -> list[FrozenTrial]:
+    def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> Trials:
         """As of Optuna's `BaseStorage`."""
-        every = self._storage.get_all_trials(study_id, deepcopy=deepcopy)
-        newest = latest(every).values()
-        return [_by_place(trial) for trial in newest if states is None or trial.state in states]
+        chosen = self._choose(self._storage.get_all_trials(study_id, deepcopy=deepcopy))
+        return [trial for trial in chosen if states is None or trial.state in states]
+
+
+def _showing(
+    study: optuna.Study, choose: Callable[[Trials], Trials], pruner: optuna.pruners.BasePruner
+) -> optuna.Study:
+    """Returns a study with fewer trials, which `choose` returns of all."""
+    storage: Any = _Showing(study._storage, choose)
+    return optuna.Study(study.study_name, storage, study.sampler, pruner)
+
+
+def _by_places(trials: Trials) -> Trials:
+    """Returns the newest trial of each place."""
+    return [_by_place(trial) for trial in latest(trials).values()]
 
 
 def _by_place(trial: FrozenTrial) -> FrozenTrial:

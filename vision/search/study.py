@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from vision.config.validate import leaves
 from vision.errors import UserError
 from vision.search.grid import grid, sweep_of
-from vision.search.pruning import PlacePruner
+from vision.search.pruning import PlaceHyperband, PlacePruner
 from vision.search.queue import Queue, exclusively
 from vision.search.request import Request
 from vision.search.space import FileSpace, Space, check_space
@@ -246,7 +246,7 @@ def make_pruner(name: str, grace: float) -> optuna.pruners.BasePruner:
     most, factor = ORDER
     least = max(1, round(most * grace))
     if name == "hyperband":
-        return PlacePruner(optuna.pruners.HyperbandPruner(least, most, factor))
+        return PlaceHyperband(least, most, factor)
     if name == "asha":
         return PlacePruner(optuna.pruners.SuccessiveHalvingPruner(least, factor))
     if name == "median":
