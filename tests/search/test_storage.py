@@ -16,6 +16,7 @@ from tests.support.search_command import SPACE, arguments
 from vision.errors import UserError
 from vision.search import __main__ as command
 from vision.search import serve
+from vision.search.queue import exclusively
 from vision.search.storage import (
     StorageGone,
     explained,
@@ -28,6 +29,7 @@ from vision.search.storage import (
     sole_user,
 )
 from vision.search.study import open_search
+from vision.search.trial import _check_free
 from vision.support import signals
 
 
@@ -88,6 +90,27 @@ def test_two_processes_do_not_share_an_sqlite_file(tmp_path, capsys):
     with sole_user(same):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_an_sqlite_url_with_a_wrong_port_is_refused(tmp_path, capsys):
+    flags = ("--storage=sqlite://x:y/z", f"--space={SPACE}", "--trials=1")
+    message = refusal(command.main, capsys, *arguments(tmp_path / "out", *flags))
+    assert message.startswith("cannot open --storage sqlite://x:y/z: ")
+
+
+def test_a_directory_may_be_called_in_use(tmp_path):
+    """A lock that cannot be made there is no other process's."""
+    folder = tmp_path / "in use"
+    folder.mkdir()
+    (folder / "file").touch()
+    with pytest.raises(UserError, match="which is a file"), exclusively(folder / "file"):
+        raise AssertionError
+    for name in (".study.db.lock", ".lock"):
+        (folder / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="cannot write to --storage"):
+        sole_user(f"sqlite:///{folder}/study.db").__enter__()
+    with pytest.raises(UserError, match="cannot write to --workdir"):
+        _check_free(folder)
 
 
 def test_a_file_that_is_no_journal(tmp_path):

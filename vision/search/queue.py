@@ -18,9 +18,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from vision.errors import UserError
 from vision.search.lease import Watch
-from vision.support.lock import locked
+from vision.support.lock import InUse, locked
 
 # User attributes of a trial.
 PLACE = "place"
@@ -205,8 +204,8 @@ def exclusively(out: pathlib.Path) -> Iterator[None]:
                 stack.enter_context(locked(out, name=LOCK))
                 entered = stack.pop_all()
             break
-        except UserError as error:
-            if "in use" not in str(error) or time.monotonic() - began > LONGEST_WAIT:
+        except InUse:
+            if time.monotonic() - began > LONGEST_WAIT:
                 raise
         time.sleep(0.02)
     with entered:

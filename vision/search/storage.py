@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from vision.errors import LONGEST_REASON, RunError, UserError, brief, check_count, printable
 from vision.support import signals
 from vision.support.extras import require
-from vision.support.lock import UNSUPPORTED, locked
+from vision.support.lock import UNSUPPORTED, InUse, locked
 
 JOURNAL = "journal.log"  # the default, in --out
 GRPC_PORT = 13000
@@ -93,9 +93,7 @@ def sole_user(url: str) -> Iterator[None]:
         if path is not None:
             try:
                 stack.enter_context(locked(path.parent, "--storage", f".{path.name}.lock"))
-            except UserError as error:
-                if "in use" not in str(error):
-                    raise
+            except InUse as error:
                 raise UserError(
                     f"--storage {hidden(url)} is in use by another process, and SQLite serves only "
                     "one.\nLeave --storage out, or serve the file with python -m "
@@ -112,7 +110,7 @@ def _sqlite_file(url: str) -> pathlib.Path | None:
 
     try:
         database = sqlalchemy.make_url(url).database
-    except sqlalchemy.exc.ArgumentError:  # opening it says what is wrong
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # opening it says what is wrong
         return None
     if not database or database == ":memory:":
         return None

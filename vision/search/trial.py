@@ -17,7 +17,7 @@ from vision.run.readings import metric_lines, planned_steps
 from vision.search.failures import reason_of
 from vision.search.storage import StorageGone, is_unreachable, patiently
 from vision.search.study import ORDER, Job
-from vision.support.lock import locked
+from vision.support.lock import InUse, locked
 from vision.support.schema import is_number
 from vision.training.host import PRUNED, Host, Validation
 from vision.training.run import run
@@ -179,10 +179,8 @@ def _check_free(workdir: pathlib.Path) -> None:
     try:
         with locked(workdir, "--workdir"):
             pass
-    except UserError as error:
-        if "in use" in str(error):
-            raise Busy(str(error)) from error
-        raise
+    except InUse as error:
+        raise Busy(str(error)) from error
 
 
 def _ended(

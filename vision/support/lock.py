@@ -21,6 +21,10 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _handles: set[int] = set()
 
 
+class InUse(UserError):
+    """Another process holds the lock of a directory."""
+
+
 @contextlib.contextmanager
 def locked(
     directory: pathlib.Path | str, flag: str = "--out", name: str = NAME
@@ -41,7 +45,8 @@ def locked(
         The directory.
 
     Raises:
-        UserError: another process has locked it, or it cannot be written.
+        InUse: another process has locked it.
+        UserError: it cannot be written.
         RunError: the disk is full.
     """
     directory = pathlib.Path(directory)
@@ -112,7 +117,7 @@ def _acquire(path, title):
             holder = _describe(handle)
             _close(handle)
             if isinstance(error, BlockingIOError):
-                raise UserError(
+                raise InUse(
                     f"{title} is in use by another process{holder}: wait for it to end, "
                     "or name another directory"
                 ) from error
