@@ -94,12 +94,27 @@ def test_a_measure_that_is_not_finite_is_nan(tmp_path):
     assert math.isnan(values["val/loss"])
 
 
-def test_a_validation_that_was_not_finite_is_in_no_curve(tmp_path):
+@pytest.mark.parametrize(
+    ("lines", "curve"),
+    [
+        (LINES, ((100.0, 0.5),)),
+        (
+            [
+                {"step": 2, "val/accuracy": 0.5},
+                {"step": 4, "val/accuracy": None},
+                {"step": 4, "train/loss": 1.0},
+            ],
+            ((50.0, 0.5),),
+        ),
+    ],
+    ids=["first", "last"],
+)
+def test_a_validation_that_was_not_finite_is_in_no_curve(lines, curve, tmp_path):
     """Of several objectives the curve comes from the run; of one, from what was reported."""
     objectives = {"val/accuracy": "max", "parameters": "min"}
     made, storage, job = study(tmp_path, trials=2, objectives=objectives)
     for place in range(2):
-        write_run(tmp_path, place, LINES)
+        write_run(tmp_path, place, lines)
     loaded = optuna.load_study(study_name="study", storage=storage)
     for trial in job.queue.trials():
         storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
@@ -107,7 +122,7 @@ def test_a_validation_that_was_not_finite_is_in_no_curve(tmp_path):
         job.space.apply(running, made.config)
         loaded.tell(running, [0.5, 7.0])
     results = read_results(made, storage, job)
-    assert [row.curve for row in results.rows] == 2 * [((100.0, 0.5),)]
+    assert [row.curve for row in results.rows] == 2 * [curve]
     write_results(results, job)
     assert (tmp_path / "report.html").is_file()
 

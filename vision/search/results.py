@@ -100,7 +100,7 @@ def _row(request: Request, job: Job, trial: FrozenTrial) -> Row:
     if not reports:
         lines = metric_lines(request.out / job.folder / job.name(place))
         measured = curve(lines, objective)
-        last = max((step for step, _ in measured), default=1)
+        last = max((line["step"] for line in lines if objective in line), default=1)
         total = max(last, 1)
         points = [
             (float(resource(job.config, job.config, step / total)), value)
