@@ -13,7 +13,8 @@ from tests.search.requests import request
 from vision.errors import RunError, UserError
 from vision.search.failures import reason_of
 from vision.search.output import write_results
-from vision.search.results import read_results
+from vision.search.queue import DIED
+from vision.search.results import read_results, uncounted
 from vision.search.storage import open_storage
 from vision.search.study import open_search
 from vision.search.trial import measures
@@ -77,6 +78,19 @@ def write_run(tmp_path, place, lines):
     text = "\n".join(map(json.dumps, lines))
     (directory / "metrics.jsonl").write_text(text + "\n")
     return directory
+
+
+@pytest.mark.parametrize(
+    ("how", "killed"), [(DIED, 1), ("interrupted", 0), ("its directory was in use", 0)]
+)
+def test_only_killed_workers_had_to_repeat_work(how, killed, tmp_path):
+    made, storage, job = study(tmp_path)
+    sampler = optuna.samplers.RandomSampler()
+    _, number = job.queue.claim(sampler, optuna.pruners.NopPruner())
+    assert job.queue.give_up(number, how)
+    results = read_results(made, storage, job)
+    assert (results.lost, results.killed) == (1, killed)
+    assert bool(uncounted(results)) == bool(killed)
 
 
 LINES = [

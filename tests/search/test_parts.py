@@ -34,7 +34,7 @@ def results(tmp_path, rows, repeated=(), **changes):
     complete = [r for r in rows if r.state == "complete"]
     best = sorted(complete, key=lambda r: r.values[0], reverse=way == "max")
     names = dict.fromkeys(name for r in rows for name in r.parameters)
-    return Results(made, tuple(rows), tuple(best), tuple(repeated), 0, tuple(names))
+    return Results(made, tuple(rows), tuple(best), tuple(repeated), 0, 0, tuple(names))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 8])
@@ -151,13 +151,15 @@ def test_any_study_has_a_page(rows, tmp_path):
     assert "<b>&" not in text
 
 
-@pytest.mark.parametrize("lost", [0, 2])
-def test_the_cost_says_what_it_leaves_out(lost, tmp_path):
-    made = dataclasses.replace(results(tmp_path, [row(0, 0.5), row(1, 0.4)]), lost=lost)
+@pytest.mark.parametrize("killed", [0, 2])
+def test_the_cost_says_what_it_leaves_out(killed, tmp_path):
+    made = results(tmp_path, [row(0, 0.5), row(1, 0.4)])
+    made = dataclasses.replace(made, lost=3, killed=killed)
     cost = "200 images in 2 s of training"
-    words = ", without what killed workers had to repeat"
-    assert describe(made)[0] == f"2 complete; {cost}{words if lost else ''}"
-    assert (words in page(made)) == bool(lost)
+    words = ", not counting work repeated after workers were killed"
+    assert describe(made)[0] == f"2 complete; {cost}{words if killed else ''}"
+    assert (words in page(made)) == bool(killed)
+    assert "3 attempts cut short" in page(made)
 
 
 def test_a_config_file_says_what_differs(tmp_path):

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vision.run.readings import curve, metric_lines
 from vision.search import repeats
-from vision.search.queue import REASON, is_lost, place_of
+from vision.search.queue import DIED, LOST, REASON, is_lost, place_of
 from vision.search.request import Request
 from vision.search.study import Job
 from vision.search.trial import resource
@@ -61,6 +61,7 @@ class Results:
         best: the rows from best to worst: complete ones only.
         repeated: what came of the best configs with several seeds; () if they were not repeated.
         lost: trials whose worker ended before they did.
+        killed: those of them whose worker died, so that what it had not saved was repeated.
         parameters: names of all parameters.
     """
 
@@ -69,6 +70,7 @@ class Results:
     best: tuple[Row, ...]
     repeated: tuple[repeats.Repeated, ...]
     lost: int
+    killed: int
     parameters: tuple[str, ...]
 
 
@@ -80,13 +82,15 @@ def read_results(request: Request, storage: BaseStorage, job: Job) -> Results:
     if request.repeat:
         again = repeats.plan(request, storage, job)
         repeated = repeats.collect(request, again) if again is not None else []
+    lost = [trial for trial in job.queue.trials() if is_lost(trial)]
     names = dict.fromkeys(name for row in rows.values() for name in row.parameters)
     return Results(
         request=request,
         rows=tuple(rows.values()),
         best=tuple(rows[place_of(trial)] for trial in repeats.best_trials(job)),
         repeated=tuple(repeated),
-        lost=sum(map(is_lost, job.queue.trials())),
+        lost=len(lost),
+        killed=sum(trial.user_attrs[LOST] == DIED for trial in lost),
         parameters=tuple(names),
     )
 
@@ -157,7 +161,7 @@ def states(rows: Sequence[Row]) -> dict[str, int]:
 
 def uncounted(results: Results) -> str:
     """Returns what the images and seconds of a search leave out, to follow them; "" if nothing."""
-    return ", without what killed workers had to repeat" if results.lost else ""
+    return ", not counting work repeated after workers were killed" if results.killed else ""
 
 
 def verdict_of(results: Results, name: str) -> list[str]:
