@@ -10,13 +10,15 @@ from tests.conftest import REPOSITORY
 from tests.search.architecture.conftest import SPACE, call, settings
 from vision import cli
 from vision.errors import RunError, UserError
-from vision.models.layers.variants import choice_of, parse
+from vision.models.layers.variants import choice_of, parse, spell
 from vision.search.architecture import __main__ as search
 from vision.search.architecture import costs, networks, rank
+from vision.search.architecture.candidates import cost_text
 from vision.search.architecture.costs import Task
 from vision.search.architecture.networks import best_accuracy
 
 optuna = pytest.importorskip("optuna")
+from vision.search.architecture.study import check_budget  # noqa: E402
 from vision.search.space import FileSpace, check_space  # noqa: E402
 
 BUDGET = 100_000
@@ -229,3 +231,17 @@ def test_budgets_that_are_refused(spec, message, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(UserError, match=re.escape(message)):
         check_space(FileSpace(spec), settings())
+
+
+def test_large_numbers_are_shown_in_full(monkeypatch):
+    """Costs of a larger space, above a million multiply-adds."""
+    monkeypatch.chdir(REPOSITORY)
+    c = settings("c64-w64.128d1.2k3e4.6-h64")
+    with pytest.raises(UserError, match=r"is 1,000,001: no .* costs \d,\d{3},\d{3}$"):
+        check_budget(c, spell(parse(c.model.variant).smallest()), "1000001")
+    most = Task(c, tuple("0123456789"), 8, 1).macs(spell(parse(c.model.variant).smallest()))
+    largest = spell(parse(c.model.variant).largest())
+    with pytest.raises(optuna.TrialPruned, match=rf"over {most:,}$"):
+        check_budget(c, largest, str(most))
+    assert most > 1e6
+    assert cost_text(most, "macs") == f"{most:,}" and cost_text(0.25, "latency") == "0.25"

@@ -111,6 +111,11 @@ class Candidates:
             file.write(plot(list(self.judged().values()), self.beside, summary, title))
 
 
+def cost_text(value: float, cost: str) -> str:
+    """Returns a cost as messages show it: multiply-adds as a whole number, or milliseconds."""
+    return f"{value:,.0f}" if cost == "macs" else f"{value:,.6g}"
+
+
 def _is_foreign(entry: pathlib.Path) -> bool:
     """Returns whether an entry of a directory is not what the start of a search leaves."""
     return entry.name not in (LOCK, RUNS) and not ABANDONED.fullmatch(entry.name)

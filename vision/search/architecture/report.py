@@ -8,7 +8,7 @@ from typing import Any
 from vision.errors import UserError
 from vision.inference import Classifier, from_run
 from vision.models.surgery.costs import multiply_adds
-from vision.search.architecture.candidates import Candidates
+from vision.search.architecture.candidates import Candidates, cost_text
 from vision.search.architecture.costs import architecture
 from vision.search.architecture.networks import Networks, Trained, best_accuracy
 
@@ -91,7 +91,8 @@ def describe(candidates: Candidates, summary: Mapping[str, Any], values: Any) ->
         if best is None:
             lines.append("no judged network is within the budget when measured: judge more of them")
         else:
-            lines.append(f"best within the budget of {summary['budget']:,.6g}: {best}")
+            budget = cost_text(summary["budget"], summary["cost"])
+            lines.append(f"best within the budget of {budget}: {best}")
             if values.workdir:
                 lines.append(
                     f"extract it: python -m vision.search.architecture.extract --workdir "

@@ -13,7 +13,7 @@ from vision.errors import RunError, UserError
 from vision.models.layers.streams import Streams
 from vision.models.layers.variants import Choice, spell
 from vision.search.architecture import study
-from vision.search.architecture.candidates import Candidates, Row
+from vision.search.architecture.candidates import Candidates, Row, cost_text
 from vision.search.architecture.costs import Task, count
 from vision.search.architecture.evolution import draw_allowed, evolve
 from vision.search.architecture.networks import Networks
@@ -85,9 +85,10 @@ class Search:
         smallest = networks.space.smallest()
         least = cost(smallest)
         if plan.budget is not None and least > plan.budget:
+            kind = candidates.request["cost"]
             raise UserError(
-                f"--budget = {plan.budget:,.6g}: no network of the space fits; the smallest, "
-                f"{spell(smallest)}, costs {least:,.6g}"
+                f"--budget = {cost_text(plan.budget, kind)}: no network of the space fits; the "
+                f"smallest, {spell(smallest)}, costs {cost_text(least, kind)}"
             )
         self._batch = networks.sample(BATCH) if plan.score else None
         self._threshold = self._choose_threshold() if plan.score else -np.inf

@@ -49,12 +49,12 @@ def check_budget(config: ConfigDict, variant: str, budget: str) -> None:
     least = count(smallest, task)
     if least > most:
         raise UserError(
-            f"the budget of --space is {most:,.6g}: no network of the space fits; the smallest, "
-            f"{spell(smallest)}, costs {least:,.6g}"
+            f"the budget of --space is {most:,.0f}: no network of the space fits; the smallest, "
+            f"{spell(smallest)}, costs {least:,}"
         )
     cost = count(choice_of(variant), task)
     if cost > most:
-        raise optuna.TrialPruned(f"{cost:,} multiply-adds, over {most:,.6g}")
+        raise optuna.TrialPruned(f"{cost:,} multiply-adds, over {most:,.0f}")
 
 
 @functools.lru_cache(1)
