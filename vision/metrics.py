@@ -193,7 +193,8 @@ def retrieval(
         images: vectors of length 1 of images, float (N, D).
         captions: those of their captions, float (N, D).
         numbers: int (N,), 0 to M - 1, the same for the same caption.
-        chunk: number of images compared at a time, which are all that memory has to hold.
+        chunk: number of images compared at a time; only their similarities are in memory at a
+            time.
 
     Returns:
         {"image_to_text_at_K", "text_to_image_at_K": recall, and the same with "chance_at_K": that

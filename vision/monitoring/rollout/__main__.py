@@ -284,7 +284,12 @@ def _flags(values):
     number("disagreement", 0.2, "allowed share of different answers, or change in a class's share")
     number("accuracy", 0.02, "allowed drop in accuracy")
     number("alpha", 0.05, "maximum chance of a rollback within the limits, not counting drift")
-    number("mismatch", 0.001, "p-value of the traffic's or labels' split that pauses; 0 = never")
+    number(
+        "mismatch",
+        0.001,
+        "p-value of the traffic split, or of equal label shares, below which the rollout pauses; "
+        "0 = never",
+    )
     number("interval", 10.0, "seconds between checks")
     number("settle", 5.0, "seconds for servers to follow new weights: more than their --poll")
     number(
