@@ -11,7 +11,7 @@ import pytest
 
 from tests.search.requests import request
 from vision.errors import RunError, UserError
-from vision.search.failures import reason_of
+from vision.search.failures import is_unexpected, log_unexpected, reason_of
 from vision.search.output import write_results
 from vision.search.queue import DIED
 from vision.search.results import read_results, uncounted
@@ -57,10 +57,21 @@ HIDDEN = PermissionError(errno.EACCES, "Permission denied", "x")
         (jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_ILLEGAL_ADDRESS"), ""),
     ],
 )
-def test_whose_fault_an_error_is(error, reason, capsys):
+def test_whose_fault_an_error_is(error, reason, capsys, tmp_path):
     assert reason_of(error) == reason
-    is_surprise = reason.startswith(("JaxRuntimeError", "KeyError"))
-    assert (type(error).__name__ in capsys.readouterr().err) == is_surprise
+    assert is_unexpected(error) == reason.startswith(("JaxRuntimeError", "KeyError"))
+    log_unexpected(error, "network c4", tmp_path)
+    logged = [path.read_text() for path in tmp_path.glob("failures.txt")]
+    assert len(logged) == is_unexpected(error)
+    assert all(f"{type(error).__name__}: " in text and "network c4" in text for text in logged)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tracebacks_are_added_to_the_log(tmp_path):
+    for name in ("a", "b"):
+        log_unexpected(KeyError(name), f"network {name}", tmp_path)
+    text = (tmp_path / "failures.txt").read_text()
+    assert text.index("network a") < text.index("KeyError: 'a'") < text.index("KeyError: 'b'")
 
 
 def study(tmp_path, **changes):

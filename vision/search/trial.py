@@ -5,6 +5,7 @@ import functools
 import math
 import pathlib
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from vision.errors import RunError, UserError, first_line
 from vision.run.readings import metric_lines, planned_steps
-from vision.search.failures import reason_of
+from vision.search.failures import is_unexpected, reason_of
 from vision.search.storage import StorageGone, is_unreachable, patiently
 from vision.search.study import ORDER, Job
 from vision.support.lock import InUse, locked
@@ -51,7 +52,8 @@ def train_trial(
     """Trains a trial in its run directory, or goes on where it was interrupted.
 
     An error is the trial's failure, unless the machine or the storage is at fault: a full disk, for
-    example, passes through. See `vision.search.failures`.
+    example, passes through. See `vision.search.failures`. The traceback of an unexpected one goes
+    to stderr, which is the trial's log.
 
     Args:
         trial: the trial, whose parameters are drawn here.
@@ -91,6 +93,8 @@ def train_trial(
         reason = "" if is_unreachable(error) else reason_of(error)
         if not reason:
             raise
+        if is_unexpected(error):
+            traceback.print_exception(error)
         return Ended("failed", reason=reason, attributes=_spent(config, workdir, began))
 
 

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from vision import cli
-from vision.errors import RunError
+from vision.search.failures import check_hope
 from vision.search.lease import Lease
 from vision.search.queue import REASON, place_of
 from vision.search.repeats import plan
@@ -23,7 +23,6 @@ from vision.training.shared import SharedSteps
 
 POLL = 1.0  # seconds between two looks at the queue while others still work
 BUSY = 30.0  # seconds to leave a run directory alone that somebody still writes to
-HOPELESS = 5  # trials that have failed before any has ended well: the study itself is wrong
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 
 
@@ -143,12 +142,9 @@ def _check_hope(job: Job) -> None:
     """Raises `RunError` if the first trials have all failed, as they would with a wrong path."""
     ended = [t for t in job.queue.latest().values() if t.state.is_finished()]
     failed = [t for t in ended if t.state == TrialState.FAIL and REASON in t.user_attrs]
-    if len(failed) >= HOPELESS and len(failed) == len(ended):
-        raise RunError(
-            f"the first {len(failed)} trials have all failed, the last with: "
-            f"{failed[-1].user_attrs[REASON]}\n"
-            "Fix this, and run the same command with --retry"
-        )
+    reasons = [trial.user_attrs[REASON] for trial in failed]
+    remedy = "Fix this, and run the same command with --retry"
+    check_hope("trials", reasons, len(ended), remedy)
 
 
 def describe(

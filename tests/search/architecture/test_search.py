@@ -106,17 +106,23 @@ class Faked:
 
     def accuracy(self, choice):
         self.judged.append(choice)
-        if len(self.judged) == self.failing:
-            raise RunError("the loss is not finite\nafter step 3")
+        if len(self.judged) in self.failing:
+            raise self.error
         return len(self.judged) / 10
 
-    failing = 0
+    failing = ()
+    error = RunError("the loss is not finite\nafter step 3")
+
+
+def fake(monkeypatch, **failures):
+    """Lets a ranking judge `Faked` networks, some of which fail when they are trained alone."""
+    monkeypatch.setattr(networks, "Shared", Faked)
+    monkeypatch.setattr(networks, "Trained", type("Failing", (Faked,), failures))
+    monkeypatch.setattr(costs, "count", lambda choice, task: 7)
 
 
 def test_a_network_that_fails_is_not_ranked(tmp_path, monkeypatch):
-    monkeypatch.setattr(networks, "Shared", Faked)
-    monkeypatch.setattr(networks, "Trained", type("Failing", (Faked,), {"failing": 2}))
-    monkeypatch.setattr(costs, "count", lambda choice, task: 7)
+    fake(monkeypatch, failing=(2,))
     result = rank.rank(None, "", tmp_path, 4, 0)
     assert [row.get("failed", "") for row in result["networks"]] == [
         "",
@@ -128,8 +134,23 @@ def test_a_network_that_fails_is_not_ranked(tmp_path, monkeypatch):
     with (tmp_path / "ranking.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[1]["alone"] == "" and rows[1]["failed"] == "the loss is not finite"
-    with pytest.raises(RunError, match="2 of 3 networks could be trained, too few to rank"):
+    with pytest.raises(RunError, match="2 of 3 networks could be trained, too few to rank") as few:
         rank.rank(None, "", tmp_path, 3, 0)
+    assert "the last failed with: the loss is not finite\nFix this" in str(few.value)
+    assert not (tmp_path / "failures.txt").exists()
+
+
+def test_a_ranking_of_which_all_fail_stops(tmp_path, monkeypatch, capsys):
+    fake(monkeypatch, failing=range(1, 20), error=TypeError("an odd shape"))
+    with pytest.raises(RunError) as error:
+        rank.rank(None, "", tmp_path, 20, 0)
+    assert str(error.value) == (
+        "the first 5 networks have all failed, the last with: TypeError: an odd shape\n"
+        "Fix this, and run the same command again"
+    )
+    assert (tmp_path / "failures.txt").read_text().count("Traceback") == 5
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
 
 
 @pytest.mark.parametrize(

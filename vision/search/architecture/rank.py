@@ -6,14 +6,15 @@
 
 Random networks of the space are judged with the supernet's weights, then trained from scratch with
 its config and the changes of --config.KEY=VALUE, in OUT/runs. Kendall's tau is 1 if both rankings
-agree, 0 if they are unrelated, and -1 if one is the reverse. OUT gets ranking.json and ranking.csv.
-After an interruption, repeat the command to continue.
+agree, 0 if they are unrelated, and -1 if one is the reverse. OUT gets ranking.json and ranking.csv,
+and failures.txt with the tracebacks of unexpected errors. After an interruption, repeat the command
+to continue.
 """
 
 import csv
 import datetime
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from vision.config.flags import parse_stage
 from vision.config.packages import check_packages
 from vision.errors import RunError, UserError, check_count
 from vision.run.directory import own_config
-from vision.search.failures import reason_of
+from vision.search.failures import AGAIN, check_hope, log_unexpected, reason_of
 from vision.support.extras import require
 from vision.support.files import replacing, write_json
 from vision.support.lock import locked
@@ -78,7 +79,8 @@ def rank(
 ) -> dict[str, Any]:
     """Ranks random networks both ways, and writes ranking.json and ranking.csv.
 
-    A network that cannot be trained is recorded with the reason, and is not ranked.
+    A network that cannot be trained is recorded with the reason, and is not ranked. The traceback
+    of an unexpected error goes to `vision.search.failures.LOG` in `out`.
 
     Args:
         config: the config to train networks with.
@@ -89,7 +91,7 @@ def rank(
 
     Raises:
         UserError: the run is not a supernet, or its space has fewer networks.
-        RunError: fewer than 3 networks could be trained.
+        RunError: the first 5 networks, or all but 2, could not be trained.
         KeyboardInterrupt: a training was interrupted.
     """
     from vision.models.layers.variants import spell
@@ -105,7 +107,7 @@ def rank(
     while len(choices) < networks:
         choice = shared.space.sample(generator)
         choices[spell(choice)] = choice
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, choice in choices.items():
         row: dict[str, Any] = {"variant": name, "macs": count(choice, shared.task)}
         row |= {"shared": None, "alone": None}
@@ -117,7 +119,9 @@ def rank(
             row["failed"] = reason_of(error)
             if not row["failed"]:
                 raise
+            log_unexpected(error, name, out)
             cli.show(f"{len(rows)}: {name}: failed: {row['failed']}")
+            check_hope("networks", _reasons(rows), len(rows), AGAIN)
         else:
             cli.show(
                 f"{len(rows)}: {name}: {100 * row['shared']:.2f} % with the supernet's weights, "
@@ -125,7 +129,10 @@ def rank(
             )
     ranked = [row for row in rows if "failed" not in row]
     if len(ranked) < FEWEST:
-        raise RunError(f"{len(ranked)} of {networks} networks could be trained, too few to rank")
+        raise RunError(
+            f"{len(ranked)} of {networks} networks could be trained, too few to rank; the last "
+            f"failed with: {_reasons(rows)[-1]}\n{AGAIN}"
+        )
     result = correlation([r["shared"] for r in ranked], [r["alone"] for r in ranked], seed)
     result |= {"workdir": workdir, "seed": seed, "networks": rows}
     result["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -135,6 +142,11 @@ def rank(
         writer.writeheader()
         writer.writerows(rows)
     return result
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns why the networks failed that did."""
+    return [row["failed"] for row in rows if "failed" in row]
 
 
 def correlation(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[str, Any]:
