@@ -87,6 +87,35 @@ def test_an_interrupted_search_goes_on_to_the_same_end(supernet, tmp_path, monke
     assert resumed == whole
 
 
+def test_networks_that_failed_are_retried_if_asked(supernet, tmp_path, monkeypatch, capsys):
+    argv = (f"--budget={BUDGET}", "--trials=6", "--images=40")
+    accuracy = networks.Shared.accuracy
+
+    def fail(own, choice):
+        if choice["0.k"] == 5:
+            raise KeyError("an odd shape")
+        return accuracy(own, choice)
+
+    def rows():
+        return json.loads((tmp_path / "out" / "search.json").read_text())["rows"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(networks.Shared, "accuracy", fail)
+        shared(supernet, tmp_path / "out", *argv)
+    before = rows()
+    failed = [name for name, row in before.items() if "skipped" in row]
+    assert 0 < len(failed) < len(before)
+    assert (tmp_path / "out" / "failures.txt").read_text().count("Traceback") == len(failed)
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    shared(supernet, tmp_path / "out", *argv)
+    assert rows() == before
+    shared(supernet, tmp_path / "out", *argv, "--retry")
+    assert all("accuracy" in row for row in rows().values())
+    kept = {name: row for name, row in before.items() if name not in failed}
+    assert kept.items() <= rows().items()
+
+
 def test_kendalls_tau_by_counting_pairs():
     a = [0.1, 0.2, 0.3, 0.4, 0.5]
     b = [0.1, 0.3, 0.2, 0.5, 0.4]

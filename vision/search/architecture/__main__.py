@@ -18,7 +18,8 @@ search, and at the end on the networks of the front.
 
 OUT gets search.json, candidates.csv and pareto.png. The plot also shows the architectures of
 --beside: MODEL:VARIANT, trained in the same way, or run directories. After an interruption, repeat
-the command to continue.
+the command to continue; with --retry it also retries networks that failed. The tracebacks of
+unexpected errors are in OUT/failures.txt.
 """
 
 import contextlib
@@ -75,6 +76,8 @@ def _search(
     from vision.search.architecture.search import Plan, Search, best_within
 
     candidates = Candidates(out, _request(config, values, sampler))
+    if values.retry:
+        candidates.forget_failures()
     networks: Networks
     if config is not None:
         networks = Trained(config, out / RUNS)
@@ -267,6 +270,7 @@ def _flags(values: flags.FlagValues) -> None:
     number("images", 0, "with --workdir: validation images; default: all")
     flags.DEFINE_list("beside", "", "MODEL:VARIANT or runs to add to the plot", flag_values=values)
     number("seed", 0, "seed of the search")
+    flags.DEFINE_bool("retry", False, "retry failed networks", flag_values=values)
 
 
 if __name__ == "__main__":

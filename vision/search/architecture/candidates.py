@@ -9,6 +9,7 @@ from typing import Any
 
 from vision.compression.report import front
 from vision.errors import UserError
+from vision.search.failures import LOG
 from vision.support.files import ABANDONED, replacing, write_json
 from vision.support.lock import NAME as LOCK
 from vision.support.reading import read_json
@@ -16,6 +17,7 @@ from vision.support.reading import read_json
 FILE = "search.json"
 SCHEMA = {"request": dict, "rows": {str: dict}, "latencies": {str: float}, "beside": [dict]}
 RUNS = "runs"  # the directory of the trainings
+FAILED = "failed: "  # how the reason begins why a network was skipped that could not be judged
 COLUMNS = (
     "variant",
     "accuracy",
@@ -76,6 +78,23 @@ class Candidates:
         self.rows[variant] = row
         self.save()
 
+    def failures(self) -> dict[str, str]:
+        """Returns {name: reason} of the networks that could not be judged."""
+        reasons = {name: str(row.get("skipped", "")) for name, row in self.rows.items()}
+        return {
+            name: reason.removeprefix(FAILED)
+            for name, reason in reasons.items()
+            if reason.startswith(FAILED)
+        }
+
+    def forget_failures(self) -> None:
+        """Drops the networks that could not be judged, so that they are tried again."""
+        failed = self.failures()
+        for name in failed:
+            del self.rows[name]
+        if failed:
+            self.save()
+
     def save(self, more: Mapping[str, Any] | None = None) -> None:
         """Writes the JSON file, with further entries."""
         record = {"request": self.request, "rows": self.rows, "latencies": self.latencies}
@@ -118,7 +137,7 @@ def cost_text(value: float, cost: str) -> str:
 
 def _is_foreign(entry: pathlib.Path) -> bool:
     """Returns whether an entry of a directory is not what the start of a search leaves."""
-    return entry.name not in (LOCK, RUNS) and not ABANDONED.fullmatch(entry.name)
+    return entry.name not in (LOCK, LOG, RUNS) and not ABANDONED.fullmatch(entry.name)
 
 
 def best_front(rows: Mapping[str, Row], cost: str) -> list[str]:

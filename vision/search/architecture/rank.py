@@ -91,7 +91,7 @@ def rank(
 
     Raises:
         UserError: the run is not a supernet, or its space has fewer networks.
-        RunError: the first 5 networks, or all but 2, could not be trained.
+        RunError: the first 5 networks have all failed, or fewer than 3 could be trained.
         KeyboardInterrupt: a training was interrupted.
     """
     from vision.models.layers.variants import spell

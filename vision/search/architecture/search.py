@@ -13,19 +13,18 @@ from vision.errors import RunError, UserError
 from vision.models.layers.streams import Streams
 from vision.models.layers.variants import Choice, spell
 from vision.search.architecture import study
-from vision.search.architecture.candidates import Candidates, Row, cost_text
+from vision.search.architecture.candidates import FAILED, Candidates, Row, cost_text
 from vision.search.architecture.costs import Task, count
 from vision.search.architecture.evolution import draw_allowed, evolve
 from vision.search.architecture.networks import Networks
 from vision.search.architecture.scores import BATCH, SCORES
-from vision.search.failures import reason_of
+from vision.search.failures import AGAIN, check_hope, log_unexpected, reason_of
 from vision.support.progress import Progress
 
 SAMPLERS = ("evolution", "tpe", "nsga2", "random")
 # Networks that have failed before any was judged: the search itself is wrong. Many, since most of a
 # space may not fit in memory.
 HOPELESS = 20
-FAILED = "failed: "  # how the reason begins why a network was skipped that could not be judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +96,11 @@ class Search:
         """Judges as many networks as the plan says.
 
         Raises:
-            RunError: the first networks have all failed.
+            RunError: the first networks have all failed, or no network could be judged.
         """
         with self._work:
             self._run()
-        self._check_hope(1)
+        self._check_judged()
 
     def _run(self) -> None:
         plan = self._plan
@@ -143,7 +142,7 @@ class Search:
             number = len(self._met) + 1
             result = f"{100 * row['accuracy']:.2f} %" if "accuracy" in row else row["skipped"]
             self._report(f"{number}: {name}: {row['macs']:,} multiply-adds, {result}")
-            self._check_hope(HOPELESS)
+            self._check_hope()
         self._met.add(name)
         self._work.reach(len(self._met))
         return self._candidates.rows[name].get("accuracy")
@@ -158,6 +157,7 @@ class Search:
             reason = reason_of(error)
             if not reason:
                 raise
+            log_unexpected(error, spell(choice), self._candidates.out)
             return row | {"skipped": f"{FAILED}{reason}"}
 
     def _evaluate(self, choice: Choice) -> Row:
@@ -171,22 +171,30 @@ class Search:
                 return row | {"skipped": reason}
         return row | {"accuracy": self._networks.accuracy(choice)}
 
-    def _check_hope(self, least: int) -> None:
-        """Raises `RunError` if at least so many networks have failed, and none was judged.
+    def _check_hope(self) -> None:
+        """Raises `RunError` if many networks have failed, and none was judged.
 
-        They are forgotten, so that the search tries them again once its fault is mended.
+        They are forgotten, so that the search tries them again once the cause is fixed.
         """
-        rows = self._candidates.rows
-        failed = [name for name in rows if rows[name].get("skipped", "").startswith(FAILED)]
-        if len(failed) < least or any("accuracy" in row for row in rows.values()):
+        reasons = list(self._candidates.failures().values())
+        ended = len(reasons) + len(self._candidates.judged())  # not those that --score skips
+        try:
+            check_hope("networks", reasons, ended, AGAIN, HOPELESS)
+        except RunError:
+            self._candidates.forget_failures()
+            raise
+
+    def _check_judged(self) -> None:
+        """Raises `RunError` if networks have failed, and none was judged; they are forgotten."""
+        reasons = list(self._candidates.failures().values())
+        if not reasons or self._candidates.judged():
             return
-        reason = rows[failed[-1]]["skipped"].removeprefix(FAILED)
-        for name in failed:
-            del rows[name]
-        self._candidates.save()
+        skipped = len(self._candidates.rows) - len(reasons)
+        self._candidates.forget_failures()
         raise RunError(
-            f"the first {len(failed)} networks have all failed, the last with: {reason}\n"
-            "Fix this, and run the same command again"
+            f"no network could be judged: {len(reasons)} failed, the last with: {reasons[-1]}"
+            + (f"; {skipped} skipped by --score" if skipped else "")
+            + f"\n{AGAIN}"
         )
 
     def _values(self, choice: Choice) -> tuple[float, float] | None:
@@ -206,6 +214,7 @@ class Search:
         generator = np.random.default_rng([self._plan.seed, 1])
         space = self._networks.space
         scores = []
+        reason = ""
         for _ in range(self._plan.scored):
             choice = draw_allowed(space, self.is_allowed, generator)
             try:
@@ -214,10 +223,12 @@ class Search:
                 reason = reason_of(error)
                 if not reason:
                     raise
+                log_unexpected(error, spell(choice), self._candidates.out)
                 self._report(f"--score {self._plan.score}: {spell(choice)} {FAILED}{reason}")
         if not scores:
             raise RunError(
-                f"--score {self._plan.score}: all of {self._plan.scored} networks failed"
+                f"--score {self._plan.score}: all of {self._plan.scored} networks failed, the last "
+                f"with: {reason}\n{AGAIN}"
             )
         return float(np.quantile(scores, 1 - self._plan.keep, method="lower"))
 
