@@ -74,15 +74,6 @@ def test_pairs_with_loops():
         assert pairs.is_nearer[number] == (distances[place] < nearest_other)
 
 
-def test_real_images_are_not_their_own_neighbors():
-    some = REAL.take(np.array([3, 17, 39]))
-    pairs = find_pairs(some, REAL, "training", are_real=True)
-    for place, found, distance in zip((3, 17, 39), pairs.places, pairs.distances, strict=True):
-        every = distances_to(REAL.embeddings[place], REAL.embeddings)
-        every[place] = np.inf
-        assert found == np.argmin(every) and distance == pytest.approx(min(every))
-
-
 def test_copies_are_nearer_than_other_real_images():
     copies = embedded(REAL.embeddings[:30] + 1e-4, labels=15 * [0] + 15 * [1])
     unseen = find_pairs(embedded(RNG.randn(25, 3)), REAL, "validation")
@@ -99,6 +90,20 @@ def test_a_single_real_image_has_no_other():
     pairs = find_pairs(MADE, REAL.take(np.array([0])), "synthetic")
     assert not pairs.places.any() and np.isinf(pairs.real_distances).all()
     assert describe(pairs, MADE.labels, pairs, CLASSES)["overall"]["real_median"] is None
+
+
+def test_many_unseen_real_images_are_nearer():
+    """The row of the validation split is not 0: that is what the others are compared with."""
+    unseen = find_pairs(embedded(RNG.randn(200, 3)), REAL, "validation")
+    summary = describe(find_pairs(MADE, REAL, "synthetic"), MADE.labels, unseen, CLASSES)
+    share = summary["validation"]["nearer"]
+    assert share == unseen.is_nearer.mean() and 0.2 < share < 0.8
+
+
+def test_without_validation_images_there_is_nothing_to_compare_with():
+    pairs = find_pairs(MADE, REAL, "synthetic")
+    summary = describe(pairs, MADE.labels, None, CLASSES)
+    assert summary["validation"] is None and summary["overall"]["images"] == 30
 
 
 def test_the_table_has_every_image_the_nearest_first(tmp_path):

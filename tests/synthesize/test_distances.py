@@ -137,6 +137,11 @@ def test_too_few_images_have_no_distance():
     assert quality["classes"]["dog"]["frechet"] > 0
 
 
+def test_without_validation_images_nothing_says_how_good_a_number_can_get():
+    quality = judge({"train": embedded(9 * [0])}, embedded(8 * [0], 0.1), ("cat", "dog"))
+    assert quality["validation"] is None and quality["overall"]["frechet"] > 0
+
+
 def test_copies_are_precise_and_varied():
     train = embedded(50 * [0])
     copies = train._replace(embeddings=train.embeddings + 1e-3)

@@ -103,10 +103,12 @@ def test_the_record_and_the_page(gan, balanced):
     assert copies["classes"].keys() == set("123456789")
     assert copies["overall"]["images"] == sum(record["images"].values())
     assert copies["validation"]["smallest"] > 0 and 0 <= copies["overall"]["nearer"] <= 1
+    assert copies["validation"]["nearer"] > 0
     assert record["embedding"] == f"vit of {gan}" and record["step"] == 2
     page = (balanced / "report.html").read_text()
     assert page.count("<figure>") == 2 * page.count('class="card"')
     assert "FID" not in page and "<script src" not in page
+    assert page.count("Real, validation split") == 2
 
 
 def test_the_page_begins_with_the_nearest_pairs(balanced):
@@ -152,6 +154,33 @@ def test_few_real_images_are_doubtful(gan, tmp_path, capsys):
     output = capsys.readouterr()
     assert "note: classes with fewer than 100 training images: 9 (32)" in output.err
     assert "--config.data.synthetic=csv:" in output.out
+
+
+def test_a_run_whose_validation_images_are_gone(tmp_path, capsys):
+    """Its training images cannot stand in for them: each of these is its own nearest one."""
+    source = open_splits("digits")["all"]
+    with (tmp_path / "table.csv").open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(("path", "label", "split"))
+        for number in range(60):
+            cv2.imwrite(str(tmp_path / f"{number}.png"), source[number]["image"])
+            label = source.classes[source.labels[number]]
+            writer.writerow((f"{number}.png", label, ("train", "val", "test")[max(0, number - 57)]))
+    c = gan_config(f"csv:{tmp_path / 'table.csv'}")
+    c.data.max_unreadable = 0.1
+    run(c, tmp_path / "run")
+    (tmp_path / "58.png").unlink()
+    capsys.readouterr()
+    out = tmp_path / "made"
+    main(["--workdir", str(tmp_path / "run"), "--count", "4", "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert re.search(r"every other training image is: \d+\.\d % of the synthetic images\n", printed)
+    record = json.loads((out / "synthesis.json").read_text())
+    assert record["copies"]["validation"] is None and record["quality"]["validation"] is None
+    assert record["copies"]["overall"]["images"] == record["quality"]["overall"]["compared"] == 40
+    page = (out / "report.html").read_text()
+    assert "Real, validation split" not in page and "has no validation images" in page
+    assert "validation split" not in printed + page
 
 
 def test_another_embedding_judges(gan, tiny_run, tmp_path):

@@ -2,8 +2,8 @@
 
 A distance alone does not say what near is, so each comes with that of the real image to its nearest
 other real image. A generated image that is nearer than that is what Alaa et al. 2022
-(arXiv:2102.08921) call not authentic. So are some real images that the generator has not seen, 20
-to 70 % of normal samples in 64 to 1 dimensions: only a share above theirs means something.
+(arXiv:2102.08921) call not authentic. So are many real images that the generator has not seen: only
+a share above theirs means something.
 """
 
 import dataclasses
@@ -56,20 +56,18 @@ class Pairs:
         return Pairs(self.places[chosen], self.distances[chosen], self.real_distances[chosen])
 
 
-def find_pairs(images: Embedded, real: Embedded, title: str, are_real: bool = False) -> Pairs:
+def find_pairs(images: Embedded, real: Embedded, title: str) -> Pairs:
     """Returns the nearest real image of each image.
 
     Args:
-        images: N images.
+        images: N images, none of which is a training image: the nearest neighbor's own distance
+            would count the image itself.
         real: the real training images.
         title: of the images, for the progress.
-        are_real: whether the images are some of the training images, which do not count as their
-            own neighbors.
     """
     references = np.asarray(real.embeddings, np.float64)
-    own = np.searchsorted(real.rows, images.rows) if are_real else None
     title = f"nearest real images, {title}"
-    places, distances = _search(images.embeddings, references, own, title)
+    places, distances = _search(images.embeddings, references, None, title)
     chosen, inverse = np.unique(places, return_inverse=True)
     _, others = _search(references[chosen], references, chosen, f"{title}: their neighbors")
     return Pairs(places, distances, others[inverse])
@@ -89,24 +87,25 @@ def _search(queries, references, own, title):
 
 
 def describe(
-    made: Pairs, labels: np.ndarray, validation: Pairs, classes: Sequence[str]
+    made: Pairs, labels: np.ndarray, validation: Pairs | None, classes: Sequence[str]
 ) -> dict[str, Any]:
     """Returns how near the images are.
 
     Args:
         made: of the generated images.
         labels: int (N,), their classes.
-        validation: of real images that the generator has not seen.
+        validation: of real images that the generator has not seen; None if there are none.
         classes: C class names.
 
     Returns:
         "overall", "validation" and "classes", {name: ...}: "images"; "smallest" and "median"
         distance to the nearest training image; "real_median", of these training images and their
         nearest other one, None if there is no other; "nearer", the share of `Pairs.is_nearer`.
+        "validation" is None if there are no such images.
     """
     return {
         "overall": _summarize(made),
-        "validation": _summarize(validation),
+        "validation": None if validation is None else _summarize(validation),
         "classes": {
             classes[label]: _summarize(made.take(labels == label)) for label in np.unique(labels)
         },

@@ -87,19 +87,21 @@ def judge(real: Mapping[str, Embedded], made: Embedded, classes: Sequence[str]) 
     """Measures how far generated images are from real training images.
 
     Args:
-        real: {"train", "val"}.
+        real: {"train", "val"}; "val" may be missing.
         made: the generated images.
         classes: C class names.
 
     Returns:
         "overall": Fréchet and kernel distance, precision and recall, from equally many real and
         generated images of each class, and their number; "validation": the same of the real images
-        of the validation split, which says how good a number can get; "classes": {name: the same},
-        None for a class with too few images.
+        of the validation split, which says how good a number can get, None if there is no such
+        split; "classes": {name: the same}, whose measures are None if there are too few images.
     """
     train = real["train"]
     overall = _compare(*_matched(train, made, len(classes)))
-    validation = _compare(*_matched(train, real["val"], len(classes)))
+    validation = None
+    if "val" in real:
+        validation = _compare(*_matched(train, real["val"], len(classes)))
     each = {}
     for label in np.unique(made.labels):
         parts = [e.take(e.labels == label).spread(MOST) for e in (train, made)]

@@ -132,7 +132,7 @@ def _judge(
     with waiting("measuring the quality"):
         record["quality"] = judge(real, made, classes)
     pairs = find_pairs(made, real["train"], SYNTHETIC)
-    record["copies"] = describe(pairs, made.labels, _find_real_pairs(splits, real), classes)
+    record["copies"] = describe(pairs, made.labels, _find_real_pairs(real), classes)
     write_json(folder / RECORD, record)
     matches = Matches(generated, made, splits["train"], real["train"], pairs, classes)
     matches.write(folder / NEAREST)
@@ -140,16 +140,20 @@ def _judge(
         report.write(folder / REPORT, NEAREST, record, matches)
 
 
-def _find_real_pairs(splits: Mapping[str, Dataset], real: Mapping[str, Embedded]) -> Pairs:
-    """Returns the pairs of some real images of the validation split, or else of the training's."""
-    is_same = splits["val"] is splits["train"]
-    return find_pairs(real["val"].spread(QUERIES), real["train"], "validation", are_real=is_same)
+def _find_real_pairs(real: Mapping[str, Embedded]) -> Pairs | None:
+    """Returns the pairs of some real images of the validation split; None without such a split."""
+    if "val" not in real:
+        return None
+    return find_pairs(real["val"].spread(QUERIES), real["train"], "validation")
 
 
 def _real_images(
     config: ConfigDict, data: Mapping[str, Any], workdir: pathlib.Path
 ) -> dict[str, Dataset]:
-    """Returns {"train", "val"}: the real images of a run, as it saw them."""
+    """Returns {"train", "val"}: the real images of a run, as it saw them.
+
+    "val" is missing if the run has no validation images.
+    """
     config = config.copy_and_resolve_references()
     config.data.image_size = data["image_size"]
     config.data.channels = data["channels"]
@@ -160,9 +164,8 @@ def _real_images(
     opened = open_data(
         config, parallel.make_mesh(1), past=past_of(workdir, config.data.source), needed=("train",)
     )
-    train = opened.loaders["train"].dataset
-    val = opened.loaders["val"].dataset if "val" in opened.loaders else train
-    return {"train": train, "val": val}
+    names = ("train", "val")
+    return {name: opened.loaders[name].dataset for name in names if name in opened.loaders}
 
 
 def count_wanted(request: Request, classes: Sequence[str], real: np.ndarray) -> np.ndarray:
@@ -232,17 +235,19 @@ def _describe(out: pathlib.Path, record: Mapping[str, Any]) -> list[str]:
     lines = [f"{out / TABLE}: {sum(counts):,} synthetic images of {len(counts)} classes"]
     for name, title in (("overall", "synthetic"), ("validation", "real, validation split")):
         measured = record["quality"][name]
-        if measured["frechet"] is not None:
+        if measured is not None and measured["frechet"] is not None:
             lines.append(
                 f"{title}: Frechet distance {measured['frechet']:.4g}, kernel distance "
                 f"{measured['kernel']:.4g}, precision {measured['precision']:.3f}, recall "
                 f"{measured['recall']:.3f} ({measured['compared']:,} images)"
             )
     copies = record["copies"]
+    shares = [f"{100 * copies['overall']['nearer']:.1f} % of the synthetic images"]
+    if copies["validation"] is not None:
+        nearer = 100 * copies["validation"]["nearer"]
+        shares.append(f"{nearer:.1f} % of the real ones of the validation split")
     lines.append(
-        "nearer to a training image than every other training image is: "
-        f"{100 * copies['overall']['nearer']:.1f} % of the synthetic images, "
-        f"{100 * copies['validation']['nearer']:.1f} % of the real ones of the validation split"
+        f"nearer to a training image than every other training image is: {', '.join(shares)}"
     )
     lines.append(f"embedding: {record['embedding']}; {out / REPORT} shows the nearest pairs")
     lines.append(f"train on them too: --config.data.synthetic=csv:{out / TABLE}")
