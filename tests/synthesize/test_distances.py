@@ -1,5 +1,7 @@
 """The distances against scipy and plain loops."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -104,6 +106,24 @@ def test_nearest_other(monkeypatch):
     np.testing.assert_allclose(distances, every.min(1))
     np.testing.assert_array_equal(nearest(REAL, REAL)[1], 0)
     assert nearest(REAL[:1], REAL[:1], np.zeros(1, int))[1] == np.inf
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [lambda x: nearest(x[:40], x), lambda x: radii(x, 3), lambda x: precision_and_recall(x, x)],
+    ids=["nearest", "radii", "precision and recall"],
+)
+def test_memory_does_not_grow_with_the_width_of_an_embedding(measure, monkeypatch):
+    """Three matrices of `CELLS` and a few rows, 0.6 MB, where the embeddings have 4 MB."""
+    x = RNG.randn(1000, 500)
+    monkeypatch.setattr("vision.synthesize.distances.CELLS", 20 * len(x))
+    tracemalloc.start()
+    try:
+        measure(x)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 8 * 20 * len(x) < x.nbytes / 6
 
 
 def embedded(labels, shift=0.0):

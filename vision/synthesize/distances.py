@@ -10,7 +10,9 @@ import numpy as np
 
 NEIGHBORS = 3  # Kynkaanniemi et al. 2019, section 3
 ROWS = 1024  # of a matrix of distances at a time
-CELLS = 2**24  # of such a matrix, at most: 128 MiB
+# Cells of such a matrix, at most: 128 MiB. An operation needs two or three of them at a time, and
+# both sets of embeddings as float64.
+CELLS = 2**24
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
@@ -57,7 +59,7 @@ def _kernels(first, second):
 
 def _within(x):
     """Returns the mean kernel of the pairs of different rows."""
-    own = (np.square(x).sum(1) / x.shape[1] + 1) ** 3
+    own = (_squared_norms(x) / x.shape[1] + 1) ** 3
     count = len(x)
     return (_kernels(x, x).sum() * count - own.sum()) / (count * (count - 1))
 
@@ -85,18 +87,21 @@ def radii(x: np.ndarray, neighbors: int) -> np.ndarray:
     """Returns each row's squared distance to its k-th nearest other row, float (N,)."""
     parts = []
     start = 0
+    norms = _squared_norms(x)
     for rows in _blocks(x, x):
-        squares = _squared_distances(rows, x)
+        squares = _squared_distances(rows, x, norms)
         squares[np.arange(len(rows)), start + np.arange(len(rows))] = -1  # itself comes first
-        parts.append(np.partition(squares, neighbors, axis=1)[:, neighbors])
+        squares.partition(neighbors, axis=1)
+        parts.append(squares[:, neighbors].copy())  # a view would keep the whole matrix
         start += len(rows)
     return np.concatenate(parts)
 
 
 def _covered(queries, references, squared_radii):
     """Returns the share of the queries that lie within the radius of any reference."""
+    norms = _squared_norms(references)
     hits = [
-        (_squared_distances(rows, references) <= squared_radii).any(1)
+        (_squared_distances(rows, references, norms) <= squared_radii).any(1)
         for rows in _blocks(queries, references)
     ]
     return float(np.concatenate(hits).mean())
@@ -117,8 +122,9 @@ def nearest(
     indices = []
     distances = []
     start = 0
+    norms = _squared_norms(references)
     for rows in _blocks(queries, references):
-        squares = _squared_distances(rows, references)
+        squares = _squared_distances(rows, references, norms)
         if own is not None:
             squares[np.arange(len(rows)), own[start : start + len(rows)]] = np.inf
         best = squares.argmin(1)
@@ -130,9 +136,16 @@ def nearest(
     return np.concatenate(indices), np.concatenate(distances)
 
 
-def _squared_distances(rows, x):
-    squares = np.square(rows).sum(1)[:, None] + np.square(x).sum(1) - 2 * rows @ x.T
-    return np.maximum(squares, 0)
+def _squared_norms(x):
+    """Returns float (M,), without a temporary array as large as x."""
+    return np.einsum("nd,nd->n", x, x)
+
+
+def _squared_distances(rows, x, norms):
+    """Returns float (n, M) of n rows and the M rows of x, whose squared norms are given."""
+    squares = _squared_norms(rows)[:, None] + norms
+    squares -= 2 * rows @ x.T
+    return np.maximum(squares, 0, out=squares)
 
 
 def _blocks(x: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:
