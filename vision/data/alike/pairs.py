@@ -6,6 +6,7 @@ images and of their crops, that differ in few bits; thumbnails that correlate; a
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,7 +42,12 @@ class Alike(NamedTuple):
 
 
 def alike_pairs(
-    images: Any, rows: np.ndarray, hashes: np.ndarray, thumbnails: np.ndarray, near: float
+    images: Any,
+    rows: np.ndarray,
+    hashes: np.ndarray,
+    thumbnails: np.ndarray,
+    near: float,
+    scores: dict[tuple[int, int, int], float] | None = None,
 ) -> Alike:
     """Returns the near duplicates among some images.
 
@@ -52,18 +58,20 @@ def alike_pairs(
         hashes: uint64 (N, 6), of each, from `vision.data.alike.hashes`.
         thumbnails: uint8 (N, 32, 32), of each.
         near: likeness from which pairs are near duplicates, at least; see `threshold`.
+        scores: {(a, b, crop of a): likeness} of pairs that an earlier call has compared; those that
+            this one compares are added.
     """
     pairs = candidates(hashes)
     correlations = thumbnail_correlations(thumbnails, pairs)
     pairs, skipped = _likeliest(pairs, correlations, len(rows))
     pairs[:, :2] = rows[pairs[:, :2]]
-    scores = compare(images, pairs)
-    near = threshold(scores, near)
-    alike = [
-        (int(a), int(b), float(score))
-        for (a, b, _), score in zip(pairs, scores, strict=True)
-        if score >= near
-    ]
+    scores = {} if scores is None else scores
+    keys = list(map(tuple, pairs.tolist()))
+    is_new = np.array([key not in scores for key in keys], bool)
+    compared = compare(images, pairs[is_new]).tolist()
+    scores.update(zip(itertools.compress(keys, is_new), compared, strict=True))
+    near = threshold([scores[key] for key in keys], near)
+    alike = [(*key[:2], scores[key]) for key in keys if scores[key] >= near]
     return Alike(alike, near, skipped)
 
 
