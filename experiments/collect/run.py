@@ -30,6 +30,7 @@ from vision.monitoring.labeling import reasons
 from vision.monitoring.labeling.candidates import Candidates, Gathered, alarms
 from vision.monitoring.labeling.choice import quota
 from vision.monitoring.labeling.collecting import select
+from vision.monitoring.labeling.screening import Screening
 from vision.monitoring.windows import History, Rows, Span
 from vision.reference import appearance, statistics
 from vision.reference.features import outputs
@@ -154,7 +155,8 @@ def measure(images, labels, share, seed):
 def choose(gathered, scores, asked, count):
     rows = gathered.candidates.rows
     limits = quota(count, rows.classes)
-    return select(scores, rows.classes, rows.sketches, gathered.reference, Digits(asked), limits)
+    screening = Screening(Digits(asked))
+    return select(scores, rows.classes, rows.sketches, gathered.reference, screening, limits)
 
 
 def refitted(model, labeled, images, labels, tests):

@@ -15,8 +15,8 @@ from vision.monitoring.labeling import reasons as worth
 from vision.monitoring.labeling.candidates import Gathered, gather
 from vision.monitoring.labeling.choice import Pool, Quota, choose, pool, quota
 from vision.monitoring.labeling.collection import Item, check_place, copy_image, write_record
-from vision.monitoring.labeling.copies import Pictures, find_copies
-from vision.monitoring.labeling.earlier import NOTHING, Earlier, is_again, read_earlier
+from vision.monitoring.labeling.earlier import read_earlier
+from vision.monitoring.labeling.screening import Pictures, Screening, draw
 from vision.monitoring.labeling.tasks import write_tasks
 from vision.monitoring.windows import Span
 from vision.reference.features import NAMES
@@ -84,20 +84,9 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
     holds = ", ".join(
         f"{(values > worth.NONE).sum():,} {reason}" for reason, values in scores.items()
     )
-    if request.random:
-        scores[worth.RANDOM] = worth.drawn(len(gathered.candidates), request.random, request.seed)
     limits = quota(request.count, gathered.candidates.rows.classes, request.per_class)
     with waiting(f"choosing from {len(gathered.candidates):,} images"):
-        places, copies = select(
-            scores,
-            gathered.candidates.rows.classes,
-            gathered.candidates.rows.sketches,
-            gathered.reference,
-            Pictures(gathered.candidates.files, _bits(gathered)),
-            limits,
-            request.seed,
-            earlier._replace(sketches=gathered.taken),
-        )
+        places, copies = _choose(request, gathered, earlier, scores, limits)
     lines = _summary(gathered, holds, copies, request.earlier)
     if not places:
         return [*lines, "none is worth labeling: nothing is written"]
@@ -120,6 +109,23 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
         _write_page(directory, _context(title, items, _cards(items, pictures), lines, record))
         check_place(request.out)  # answers may have come since
     return [*lines, _total(len(items), request.count, reasons)]
+
+
+def _choose(request, gathered, earlier, scores, limits):
+    """Returns what `select` does; adds what is drawn at random to the scores."""
+    screening = Screening(Pictures(gathered.candidates.files, _bits(gathered)), earlier)
+    if request.random:
+        scores[worth.RANDOM] = draw(screening, request.random, request.seed)
+    return select(
+        scores,
+        gathered.candidates.rows.classes,
+        gathered.candidates.rows.sketches,
+        gathered.reference,
+        screening,
+        limits,
+        request.seed,
+        gathered.taken,
+    )
 
 
 def _write_page(directory, context):
@@ -161,10 +167,10 @@ def select(
     classes: np.ndarray,
     sketches: np.ndarray,
     reference: Reference,
-    pictures: Any,
+    screening: Screening,
     limits: Quota,
     seed: int = 0,
-    earlier: Earlier = NOTHING,
+    taken: np.ndarray | None = None,
 ) -> tuple[list[int], int]:
     """Returns (places of the chosen images of N, copies that were left out).
 
@@ -173,64 +179,50 @@ def select(
         classes: integers (N,), predicted.
         sketches: (N, 16).
         reference: the bundle's.
-        pictures: the N images, see `Pictures`.
+        screening: of the N images; copies of earlier ones are left out.
         limits: how many are to be chosen.
         seed: orders images of equal score.
-        earlier: what earlier collections had; copies of these are left out.
+        taken: (E, 16), sketches of images that earlier collections had.
     """
-    rows, copies, again = _distinct(scores, classes, pictures, limits, seed, earlier)
+    rows = _screened(scores, classes, screening, limits, seed)
+    place_of = {int(row): place for place, row in enumerate(rows)}
+    copies = {
+        place: {place_of[other] for other in screening.copies.get(row, ()) if other in place_of}
+        for row, place in place_of.items()
+    }
     images = Pool(
         {reason: values[rows] for reason, values in scores.items()},
         classes[rows],
         sketches[rows],
         copies,
         worth.nearest(sketches[rows], reference.sample),
-        earlier.sketches,
+        taken,
     )
     chosen = choose(images, limits, seed)
-    left_out = set().union(*(images.copies.get(place, set()) for place in chosen))
-    return [int(rows[place]) for place in chosen], len(left_out) + again
+    left_out = set().union(*(copies[place] for place in chosen))
+    return [int(rows[place]) for place in chosen], len(left_out) + int(screening.is_again.sum())
 
 
-def _distinct(scores, classes, pictures, limits, seed, earlier):
-    """Returns the images to look at, without copies of earlier ones.
+def _screened(scores, classes, screening, limits, seed):
+    """Returns the places of the images to choose from, int64 (M,), sorted.
 
-    Those take places that other images should have, so it looks again until enough are left.
-
-    Returns:
-        Their places, int64 (M,); {place among these: its copies}; copies of earlier ones.
+    Images that turn out to be unreadable, or copies of earlier ones, take places that others should
+    have. If too few are left for a reason, it looks at more of those for which it holds.
     """
-    is_new = np.ones(len(classes), bool)
+    rows = pool(scores, classes, limits, seed)
     while True:
-        allowed = {name: np.where(is_new, values, worth.NONE) for name, values in scores.items()}
-        rows = pool(allowed, classes, limits, seed)
-        part = pictures.part(rows)
-        if earlier.files:
-            part = part.with_others(earlier.files)
-        is_readable, copies = find_copies(part)
-        is_kept = is_readable[: len(rows)]
-        if earlier.names:
-            is_earlier = is_again(part.files[: len(rows)], copies, earlier)
-            is_new[rows[is_earlier]] = False
-            is_kept &= ~is_earlier
-            if _lacks(allowed, rows[is_earlier], rows[is_kept], limits.count):
-                continue
-        kept = np.flatnonzero(is_kept)
-        new = {int(row): i for i, row in enumerate(kept)}
-        copies = {
-            new[row]: {new[other] for other in others if other in new}
-            for row, others in copies.items()
-            if row in new
+        screening.look(rows)
+        is_out = screening.is_out
+        left = {name: np.where(is_out, worth.NONE, values) for name, values in scores.items()}
+        lacking = {
+            name: values
+            for name, values in left.items()
+            if (values[rows] > worth.NONE).sum() < limits.count
         }
-        return rows[kept], copies, int((~is_new).sum())
-
-
-def _lacks(scores, left_out, kept, count):
-    """Returns whether a reason has lost images, and fewer than `count` are kept."""
-    return any(
-        (values[left_out] > worth.NONE).any() and (values[kept] > worth.NONE).sum() < count
-        for values in scores.values()
-    )
+        more = np.union1d(rows, pool(lacking, classes, limits, seed))
+        if len(more) == len(rows):
+            return rows[~is_out[rows]]
+        rows = more
 
 
 def _summary(

@@ -5,8 +5,6 @@ import pathlib
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from vision.monitoring.labeling.collection import Key, name_of, read_items
 
 FLAG = "--earlier"
@@ -19,13 +17,11 @@ class Earlier(NamedTuple):
         keys: (identifier of the request, index in it) of each.
         names: their files' names without a suffix, which come from the contents.
         files: where they are, as far as they have not been deleted.
-        sketches: float16 (E, 16), of those that the log still has; None if it was not read.
     """
 
     keys: frozenset[Key] = frozenset()
     names: frozenset[str] = frozenset()
     files: Sequence[pathlib.Path] = ()
-    sketches: np.ndarray | None = None
 
 
 NOTHING = Earlier()
@@ -52,29 +48,8 @@ def read_earlier(directories: Sequence[pathlib.Path]) -> Earlier:
     return Earlier(frozenset(keys), frozenset(paths), files)
 
 
-def is_again(
-    files: Sequence[pathlib.Path], copies: dict[int, set[int]], earlier: Earlier
-) -> np.ndarray:
-    """Returns which images an earlier collection had, or a near duplicate of, bool (N,).
-
-    Args:
-        files: of the images, N.
-        copies: {place: places of its copies}, among these images and, from place N on, those of
-            `earlier`.
-        earlier: what earlier collections had.
-    """
-    return np.array(
-        [
-            any(other >= len(files) for other in copies.get(place, ()))
-            or _has_name(file, earlier.names)
-            for place, file in enumerate(files)
-        ],
-        bool,
-    )
-
-
-def _has_name(file: pathlib.Path, names: Collection[str]) -> bool:
-    """Returns whether a file's contents have a name; their images may have been deleted."""
+def has_name(file: pathlib.Path, names: Collection[str]) -> bool:
+    """Returns whether a file's contents have one of the names; the file may have been deleted."""
     with contextlib.suppress(FileNotFoundError):  # the server deletes old ones
-        return bool(names) and name_of(file.read_bytes()) in names
+        return name_of(file.read_bytes()) in names
     return False

@@ -39,13 +39,6 @@ def scores(gathered: Gathered) -> dict[str, np.ndarray]:
     }
 
 
-def drawn(images: int, count: int, seed: int) -> np.ndarray:
-    """Returns the score of "random", float64 (N,): 0 for `count` of N images, -inf for others."""
-    values = np.full(images, NONE)
-    values[np.random.default_rng([seed, 1]).permutation(images)[:count]] = 0
-    return values
-
-
 def nearest(points: np.ndarray, others: np.ndarray, leave_out: bool = False) -> np.ndarray:
     """Returns the Euclidean distance of each point to the nearest of others, float64 (N,).
 
