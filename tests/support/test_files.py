@@ -53,6 +53,14 @@ def test_a_locked_directory_is_refused_until_its_holder_is_killed(tmp_path):
     assert names(tmp_path / "run") == ["result"]  # the lock leaves nothing behind
 
 
+def test_a_lock_is_waited_for_as_long_as_asked(tmp_path):
+    with holder(tmp_path, "time.sleep(1)") as process:
+        with pytest.raises(UserError, match="in use"), locked(tmp_path, patience=0.2):
+            pass
+        with locked(tmp_path, patience=60):
+            assert process.wait(timeout=60) == 0  # it had ended, or was about to
+
+
 def test_a_forked_worker_does_not_keep_the_lock(tmp_path):
     fork = "import os; os.fork() or time.sleep(5)"
     with holder(tmp_path, fork) as process:

@@ -16,6 +16,7 @@ from vision.support import disk, files
 NAME = ".lock"
 MOST_BYTES = 200  # of the holder's description
 SECONDS_OF_A_LOOK = 0.02  # longer than `is_locked` shares a lock
+SECONDS_BETWEEN_TRIES = 0.02
 # file systems that have no locks
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _handles: set[int] = set()
@@ -27,7 +28,7 @@ class InUse(UserError):
 
 @contextlib.contextmanager
 def locked(
-    directory: pathlib.Path | str, flag: str = "--out", name: str = NAME
+    directory: pathlib.Path | str, flag: str = "--out", name: str = NAME, patience: float = 0.0
 ) -> Iterator[pathlib.Path]:
     """Makes a directory, and keeps other processes that lock it out of it during the block.
 
@@ -40,19 +41,20 @@ def locked(
         directory: the directory.
         flag: the flag that names it, for messages.
         name: name of the file; locks of several names do not exclude each other.
+        patience: seconds to wait for another process that has locked it.
 
     Yields:
         The directory.
 
     Raises:
-        InUse: another process has locked it.
+        InUse: another process has it locked for longer.
         UserError: it cannot be written.
         RunError: the disk is full.
     """
     directory = pathlib.Path(directory)
     if directory.exists() and not directory.is_dir():
         raise UserError(f"cannot write to {flag} {directory}, which is a file: give a directory")
-    with _holding(directory, name, f"{flag} {directory}"):
+    with _holding(directory, name, f"{flag} {directory}", patience):
         if name == NAME:
             files.remove_abandoned(directory)
         yield directory
@@ -85,14 +87,14 @@ def locked_beside(path: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _holding(directory, name, title):
+def _holding(directory, name, title, patience=0.0):
     """Makes a directory, and holds the lock of a name in it."""
     new = [place for place in (directory, *directory.parents) if not os.path.lexists(place)]
     handle = None
     try:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            handle = _acquire(directory / name, title)
+            handle = _acquire(directory / name, title, patience)
         except OSError as error:
             raise disk.failed(title, error) from error
         yield
@@ -106,8 +108,9 @@ def _holding(directory, name, title):
                 place.rmdir()  # only if it is empty
 
 
-def _acquire(path, title):
+def _acquire(path, title, patience):
     """Returns a handle of a new or unlocked file, locked."""
+    deadline = time.monotonic() + patience
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         _handles.add(handle)
@@ -117,6 +120,9 @@ def _acquire(path, title):
             holder = _describe(handle)
             _close(handle)
             if isinstance(error, BlockingIOError):
+                if time.monotonic() < deadline:
+                    time.sleep(SECONDS_BETWEEN_TRIES)
+                    continue
                 raise InUse(
                     f"{title} is in use by another process{holder}: wait for it to end, "
                     "or name another directory"
