@@ -1,8 +1,10 @@
 """Keeps the weights of finished rows in experiments/weights, where kept:NAME finds them."""
 
 import csv
+import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,73 +15,95 @@ from experiments.readme import fill
 from experiments.row import HERE, Place, Row
 from vision.errors import UserError
 from vision.models.weights import kept
-from vision.support.digest import sha256
-from vision.support.files import replacing_path, write_json
+from vision.support.files import replacing, write_json
+from vision.support.lock import locked
 from vision.support.reading import read_json
 
 FOLDER = HERE / "weights"
 LARGEST = 10e6  # bytes, all files together
 LARGEST_OF_EXPERIMENT = 2e6  # bytes, so that one long table does not take all
-LEFT_OUT = "left_out.json"  # {name: {"experiment", "row", "reason"}}
-LEFT_OUT_SCHEMA = {str: {"experiment": str, "row": str, "reason": str}}
-BEFORE = "finished before weights were kept by themselves"
+# Of a row that was left out. Newer ones also have what the index says of the run, and its weights'
+# size if that was known: an unchanged run is not read again to find that there is still no room.
+LEFT_OUT = "left_out.json"
+LEFT_OUT_SCHEMA = {str: {"experiment": str, "row": str, "reason": str, "bytes?": int}}
+PATIENCE = 600.0  # seconds to wait for other measurements that keep weights
+NOT_KEPT = "its seed 0 has not been kept: run `--keep` with its run directory"
 
 
-def keep(row: Row, seed: int, place: Place) -> None:
+def keep(row: Row, seed: int, place: Place, replaces: bool = False) -> None:
     """Writes the weights of a finished row, and what they are; or why they are not kept.
 
     Kernels are float16; vectors, whose statistics may be out of its range, float32. Weights that
     are too large, or that no architecture reads from a file, are left out, and the table says so.
+    Other measurements that keep weights are waited for.
+
+    Args:
+        row: the row.
+        seed: of the run.
+        place: where the run is.
+        replaces: whether to look at the run even if its weights are kept or were left out: if it is
+            another run than that, its weights take the place of those.
+
+    Raises:
+        UserError: another process has kept the folder locked for too long.
     """
+    with locked(FOLDER, "the folder", patience=PATIENCE):
+        _keep(row, seed, place, replaces)
+
+
+def _keep(row, seed, place, replaces):
     workdir = place.directory(row.name, seed)
     index = kept.read_index(FOLDER)
-    name = _name(row, place, index) or f"{place.name}-{workdir.name}"
+    which = {"experiment": place.name, "row": row.name, "seed": row.flags.get("seed", seed)}
+    name = _name(which, index) or f"{place.name}-{workdir.name}"
     file = workdir / RESULTS[row.command]
     if not file.is_file():
         print(f"{name}: {workdir} is not finished")
         return
     of_run = _of_run(row, json.loads(file.read_text()))
-    if name in index and of_run.items() <= index[name].items():
+    if name in index and (not replaces or of_run.items() <= index[name].items()):
         return
-    path = FOLDER / f"{name}.safetensors"
+    others = [entry for key, entry in index.items() if key != name]
+    if not replaces and _is_left_out(name, of_run, others):
+        return
+    size = {}
     try:
-        of_model = _write(_last_training(row, workdir), path, place.name, index)
+        weights, of_model = _read(_last_training(row, workdir))
+        size = {"bytes": len(weights)}
+        _check_room(len(weights), place.name, others)
     except UserError as error:
         reason = str(error).partition("\n")[0].replace(str(workdir), "its run")
         print(f"{name} is not kept: {reason}")
-        _note_left_out(name, {"experiment": place.name, "row": row.name, "reason": reason})
-        fill_page()
+        _note_left_out(name, {**which, "reason": reason, **of_run, **size})
+        _fill_page()
         return
-    index[name] = {
-        "file": path.name,
-        "sha256": sha256(path),
-        "experiment": place.name,
-        "row": row.name,
-        "seed": row.flags.get("seed", seed),
-        "config": row.config,
-        "flags": {key: str(value) for key, value in row.flags.items()},
-        **of_run,
-        **of_model,
-    }
-    write_json(FOLDER / kept.INDEX, index)
+    settings = {"config": row.config, "flags": {k: str(value) for k, value in row.flags.items()}}
+    _write(name, weights, {**which, **settings, **of_run, **of_model}, index)
     _note_left_out(name, None)
-    fill_page()
-    megabytes = path.stat().st_size / 1e6
+    _fill_page()
+    megabytes = len(weights) / 1e6
     print(f"{name}: {megabytes:.1f} MB; model.pretrained={kept.PREFIX}{name} starts from it")
 
 
 def fill_page() -> None:
-    """Fills both tables of the weights' README: what is kept, and what is not."""
+    """Fills both tables of the weights' README: what is kept, and what is not.
+
+    Raises:
+        UserError: another process has kept the folder locked for too long.
+    """
+    with locked(FOLDER, "the folder", patience=PATIENCE):
+        _fill_page()
+
+
+def _fill_page():
     index = kept.read_index(FOLDER)
     fill(FOLDER / "README.md", _table(index))
     fill(FOLDER / "README.md", _table_of_left_out(index), "left out")
 
 
-def _name(row: Row, place: Place, index: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns the name under which a row has been kept before; "" if it has not."""
-    names = (
-        name for name, e in index.items() if (e["experiment"], e["row"]) == (place.name, row.name)
-    )
+def _name(which: Mapping[str, Any], index: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the name under which a row and seed have been kept before; "" if they have not."""
+    names = (name for name, entry in index.items() if which.items() <= entry.items())
     return next(names, "")
 
 
@@ -107,27 +131,46 @@ def _last_training(row: Row, workdir: pathlib.Path) -> pathlib.Path:
     return tasks[max(tasks)]
 
 
-def _write(
-    workdir: pathlib.Path, path: pathlib.Path, experiment: str, index: Mapping[str, Mapping]
-) -> dict[str, Any]:
-    """Writes a run's weights and returns what a later run must know of them.
+def _read(workdir: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
+    """Returns (a run's weights as a safetensors file, what a later run must know of them).
 
     Raises:
-        UserError: the architecture's weights cannot be read from a file, or there is no room.
+        UserError: the run has none, or the architecture's weights cannot be read from a file.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     from vision.run.weights import run_weights
 
     config, data, arrays = run_weights(workdir)
-    with replacing_path(path) as temporary:
-        save_file(_in_file(config.model.name, arrays), temporary, metadata={"format": "pt"})
-        others = [entry for entry in index.values() if entry["file"] != path.name]
-        _check_room(temporary.stat().st_size, experiment, others)
-    return _of_model(config, data)
+    weights = save(_in_file(config.model.name, arrays), metadata={"format": "pt"})
+    return weights, _of_model(config, data)
 
 
-def _check_room(size: int, experiment: str, others: list[Mapping]) -> None:
+def _write(
+    name: str, weights: bytes, entry: Mapping[str, Any], index: dict[str, dict[str, Any]]
+) -> None:
+    """Writes weights, then the index with their entry, which describes a file that is there.
+
+    Weights that are replaced keep their file until then, so that a kill leaves either these or the
+    new ones.
+    """
+    digest = hashlib.sha256(weights).hexdigest()
+    path = FOLDER / f"{name}.safetensors"
+    if path.name in {other["file"] for other in index.values()}:
+        path = FOLDER / f"{name}-{digest[:8]}.safetensors"
+    with replacing(path, binary=True) as file:
+        file.write(weights)
+    old = {index[name]["file"]} if name in index else set()
+    index[name] = {"file": path.name, "sha256": digest, **entry}
+    write_json(FOLDER / kept.INDEX, index)
+    # The file that was replaced, and what was left by a process that was killed above.
+    pattern = re.compile(rf"{re.escape(name)}(-[0-9a-f]{{8}})?\.safetensors")
+    old |= {other.name for other in FOLDER.iterdir() if pattern.fullmatch(other.name)}
+    for other in old - {entry["file"] for entry in index.values()}:
+        (FOLDER / other).unlink(missing_ok=True)
+
+
+def _check_room(size: int, experiment: str, others: list[Mapping[str, Any]]) -> None:
     """Raises `UserError` if a file is too large to be kept beside the others.
 
     Args:
@@ -137,18 +180,38 @@ def _check_room(size: int, experiment: str, others: list[Mapping]) -> None:
     """
     siblings = [entry for entry in others if entry["experiment"] == experiment]
     for limit, entries, whose in (
-        (LARGEST_OF_EXPERIMENT, siblings, "an experiment"),
-        (LARGEST, others, "all experiments"),
+        (LARGEST_OF_EXPERIMENT, siblings, "the experiment's limit"),
+        (LARGEST, others, "all experiments' limit"),
     ):
-        present = sum((FOLDER / entry["file"]).stat().st_size for entry in entries)
-        if present + size > limit:
+        used = sum((FOLDER / entry["file"]).stat().st_size for entry in entries)
+        if used + size > limit:
             raise UserError(
-                f"its {size / 1e6:.1f} MB are too much beside {present / 1e6:.1f} MB: the limit of "
-                f"{whose} is {limit / 1e6:.0f} MB"
+                f"{size / 1e6:.1f} MB would exceed {whose} of {limit / 1e6:.0f} MB "
+                f"({used / 1e6:.1f} MB are used)"
             )
 
 
-def _note_left_out(name: str, entry: Mapping[str, str] | None) -> None:
+def _is_left_out(name: str, of_run: Mapping[str, Any], others: list[Mapping[str, Any]]) -> bool:
+    """Returns whether a run was left out before, for a reason that still holds as far as is known.
+
+    Args:
+        name: of its weights.
+        of_run: see `_of_run`.
+        others: entries of the index.
+    """
+    entry = _left_out().get(name, {})
+    if not of_run.items() <= entry.items():
+        return False
+    if "bytes" not in entry:
+        return True
+    try:
+        _check_room(entry["bytes"], entry["experiment"], others)
+    except UserError:
+        return True
+    return False
+
+
+def _note_left_out(name: str, entry: Mapping[str, Any] | None) -> None:
     """Sets or, with None, removes what left_out.json says of a run."""
     entries = _left_out()
     before = entries.get(name)
@@ -161,7 +224,7 @@ def _note_left_out(name: str, entry: Mapping[str, str] | None) -> None:
     write_json(FOLDER / LEFT_OUT, entries)
 
 
-def _left_out() -> dict[str, Mapping[str, str]]:
+def _left_out() -> dict[str, Mapping[str, Any]]:
     file = FOLDER / LEFT_OUT
     return read_json(file, LEFT_OUT_SCHEMA) if file.is_file() else {}
 
@@ -243,7 +306,7 @@ def _table_of_left_out(index: Mapping[str, Mapping[str, Any]]) -> list[str]:
             names = dict.fromkeys(line["row"] for line in csv.DictReader(lines))
         for name in names:
             if (experiment, name) not in present:
-                reason = reasons.get((experiment, name), BEFORE)
+                reason = reasons.get((experiment, name), NOT_KEPT)
                 rows.setdefault((experiment, reason), []).append(name)
     lines = ["| experiment | rows | why not |", "|---|---|---|"]
     for (experiment, reason), names in rows.items():

@@ -13,7 +13,8 @@ directory of its own below --workdir: a finished one is not repeated, one that w
 Ctrl-C, SIGTERM (`timeout 3h python -m experiments.run ...`) or a kill, goes on, also on another
 machine that has a copy of the directory. results.csv has a row for each run, and keeps those of
 other machines. Rows that need a GPU or days run only if --only has their exact name, or by --large.
-Once a row is finished, the weights of its seed 0 go to experiments/weights, if they fit there.
+Once a row is finished, the weights of its seed 0 go to experiments/weights, if they fit there;
+weights that are there are replaced only by --keep, which also takes other seeds.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def main(argv):
     chosen = _chosen(module.ROWS, a)
     if a.keep:
         for row, seed in _runs(chosen, a.seeds or [0]):
-            keep(row, seed, place)
+            keep(row, seed, place, replaces=True)
         return
     runs = [] if a.table else _runs(chosen, a.seeds)
     if a.rows:

@@ -1,24 +1,19 @@
-"""Rows of experiments: their commands fit the schema, a stopped one goes on, weights are kept."""
+"""Rows of experiments: their commands fit the schema, and a stopped one goes on."""
 
-import collections
 import csv
 import dataclasses
 import importlib
 import json
-import pathlib
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import types
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
-from experiments import keep, run
+from experiments import run
 from experiments.jordan2024_airbench import compare
 from experiments.measured import COLUMNS, measured
 from experiments.process import run_module
@@ -27,8 +22,6 @@ from tests.support.commands import outcome, refusal
 from vision.config.flags import parse
 from vision.config.validate import validate
 from vision.errors import UserError
-from vision.models.weights import files, kept, pretrained
-from vision.run.weights import run_weights
 
 NAMES = sorted(path.parent.name for path in HERE.glob("*/rows.py"))
 
@@ -240,120 +233,6 @@ def test_the_seed_of_a_result_is_that_of_its_row(tiny_run, tmp_path):
     assert result["seed"] == "20" and float(result["accuracy"]) > 0
 
 
-@pytest.fixture
-def weights(tmp_path, monkeypatch):
-    """An empty folder in the place of experiments/weights, which another experiments/ has."""
-    here = tmp_path / "experiments"
-    folder = here / "weights"
-    folder.mkdir(parents=True)
-    tables = ("<!-- results -->", "<!-- end -->", "<!-- left out -->", "<!-- end -->", "")
-    (folder / "README.md").write_text("\n".join(tables))
-    monkeypatch.setattr(keep, "HERE", here)
-    monkeypatch.setattr(keep, "FOLDER", folder)
-    monkeypatch.setattr(kept, "folder", lambda: folder)
-    return folder
-
-
-def test_weights_are_kept_and_found_by_name(tiny_run, tmp_path, weights, capsys):
-    folder = weights
-    place = Place("tiny", tmp_path / "runs", "")
-    row = Row("a ViT", "configs/digits.py:smoke")
-    keep.keep(row, 0, place)
-    assert "is not finished" in capsys.readouterr().out and not list(folder.glob("*.safetensors"))
-    workdir = shutil.copytree(tiny_run, place.directory("a ViT", 0))
-    stored = json.loads((workdir / "config.json").read_text())
-    stored["data"] |= {"crop_fraction": 0.875, "interpolation": "bicubic"}
-    (workdir / "config.json").write_text(json.dumps(stored))
-    keep.keep(row, 0, place)
-    spec = "kept:tiny-a-vit-0"
-    assert spec in capsys.readouterr().out and "tiny-a-vit-0" in (folder / "README.md").read_text()
-    config, data, arrays = run_weights(tiny_run)
-    config = config.copy_and_resolve_references()
-    config.model.pretrained = spec
-    sizes = (len(data["classes"]), data["image_size"], data["channels"])
-    loaded = pretrained.load(config.model, *sizes)
-    assert sorted(loaded) == sorted(arrays)
-    for name, array in arrays.items():
-        np.testing.assert_allclose(loaded[name], array, rtol=1e-3, atol=1e-6, err_msg=name)
-    weights = pretrained.describe(spec, pretrained.architecture(config.model))
-    assert (weights.crop, weights.interpolation) == (0.875, "bicubic")
-    assert weights.class_names == tuple(data["classes"]) and weights.size == data["image_size"]
-    with pytest.raises(UserError, match="'tiny-a-vit-1' is unknown.*tiny-a-vit-0"):
-        files.locate("kept:tiny-a-vit-1")
-    path = folder / "tiny-a-vit-0.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="is missing, or differs from the file that index.json"):
-        files.locate(spec)
-
-
-@pytest.mark.parametrize(
-    ("limit", "whose"),
-    [("LARGEST", "all experiments"), ("LARGEST_OF_EXPERIMENT", "an experiment")],
-)
-def test_weights_without_room_are_left_out(limit, whose, tiny_run, tmp_path, weights, monkeypatch):
-    place = Place("tiny", tmp_path / "runs", "")
-    for name in ("first", "second"):
-        shutil.copytree(tiny_run, place.directory(name, 0))
-    keep.keep(Row("first", "configs/digits.py:smoke"), 0, place)
-    (file,) = weights.glob("*.safetensors")
-    monkeypatch.setattr(keep, limit, 1.5 * file.stat().st_size)
-    (weights.parent / "tiny").mkdir()
-    (weights.parent / "tiny" / "rows.py").touch()
-    (weights.parent / "tiny" / "results.csv").write_text("row\nfirst\nsecond\nthird\n")
-    keep.keep(Row("second", "configs/digits.py:smoke"), 0, place)
-    assert list(weights.glob("*.safetensors")) == [file]
-    text = (weights / "README.md").read_text().partition("<!-- left out -->")[2]
-    link = r"\| \[tiny\]\(../tiny/README.md\) \| "
-    size = r"its 0\.\d MB are too much beside 0\.\d MB: the limit of"
-    assert re.search(rf"{link}second \| {size} {whose} is 0 MB \|\n", text), text
-    assert re.search(rf"{link}third \| {keep.BEFORE} \|\n", text) and "first" not in text
-    monkeypatch.undo()  # there is room again
-    monkeypatch.setattr(keep, "HERE", weights.parent)
-    monkeypatch.setattr(keep, "FOLDER", weights)
-    keep.keep(Row("second", "configs/digits.py:smoke"), 0, place)
-    text = (weights / "README.md").read_text().partition("<!-- left out -->")[2]
-    assert len(kept.read_index(weights)) == 2 and "second" not in text and "third" in text
-
-
-def test_a_sequence_keeps_what_it_ends_with(tiny_run, tmp_path, weights):
-    place = Place("tiny", tmp_path / "runs", "")
-    row = Row("tasks", "configs/digits.py:smoke", command="vision.continual")
-    workdir = place.directory("tasks", 0)
-    for number in (2, 10):
-        shutil.copytree(tiny_run, workdir / f"task-{number}")
-    shutil.rmtree(workdir / "task-2" / "checkpoints")  # would fail
-    sequence = json.loads((tiny_run / "result.json").read_text()) | {"accuracy": 0.25}
-    (workdir / "sequence.json").write_text(json.dumps(sequence))
-    keep.keep(row, 0, place)
-    assert kept.read_index(weights)["tiny-tasks-0"]["accuracy"] == 0.25
-
-
-def test_finished_rows_are_kept_by_themselves(tiny_run, tmp_path, weights, monkeypatch, capsys):
-    """Seed 0 of each row; one that cannot be kept does not keep the others from it."""
-    rows = (Row("lost", "configs/digits.py:smoke"), Row("a ViT", "configs/digits.py:smoke"))
-    module = types.SimpleNamespace(ROWS=rows, DATA="digits")
-    monkeypatch.setitem(sys.modules, "experiments.tiny.rows", module)
-    monkeypatch.setattr(run, "HERE", weights.parent)
-    folder = weights.parent / "tiny"
-    folder.mkdir()
-    (folder / "rows.py").touch()
-    (folder / "README.md").write_text("<!-- results -->\n<!-- end -->\n")
-    place = Place("tiny", tmp_path / "runs", "digits")
-    for row in rows:
-        for seed in (0, 1):
-            shutil.copytree(tiny_run, place.directory(row.name, seed))
-    shutil.rmtree(place.directory("lost", 0) / "checkpoints")
-    argv = ("tiny", "--workdir", tmp_path / "runs", "--seeds", "0,1")
-    for _ in range(2):
-        code, out, err = outcome(run.main, capsys, *argv)
-        assert code == 0, err
-        assert "tiny-lost-0 is not kept: its run has no checkpoints" in out
-        assert list(kept.read_index(weights)) == ["tiny-a-vit-0"]
-    assert "tiny-a-vit-0" not in out  # the second time it is there
-    text = (weights / "README.md").read_text()
-    assert "| lost | its run has no checkpoints" in text and str(tmp_path) not in text
-
-
 def test_airbench_is_compared_only_with_what_is_there(tmp_path, capsys):
     argv = ("--theirs", tmp_path / "airbench94.py")
     assert f"no file {argv[1]}" in refusal(compare.main, capsys, *argv)
@@ -365,21 +244,3 @@ def test_airbench_is_compared_only_with_what_is_there(tmp_path, capsys):
     done = subprocess.run(words, capture_output=True, text=True)  # without packages
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "give another --torch-python" in done.stderr
-
-
-def test_the_kept_weights_are_those_of_the_index():
-    """And as the page says: kernels in float16, all else in float32, and no file too many."""
-    folder = pathlib.Path(HERE, "weights")
-    index = kept.read_index(folder)
-    sizes = collections.Counter()
-    for name, entry in index.items():
-        path = files.locate(f"kept:{name}")
-        assert path == folder / entry["file"]
-        sizes[entry["experiment"]] += path.stat().st_size
-        for array in load_file(path).values():
-            assert array.dtype == (np.float16 if array.ndim > 1 else np.float32), name
-    assert set(folder.glob("*.safetensors")) == {folder / e["file"] for e in index.values()}
-    page = (folder / "README.md").read_text()
-    assert "\n".join(keep._table(index)) in page
-    assert all(entry["row"] in page for entry in keep._left_out().values())
-    assert sizes.total() <= keep.LARGEST and max(sizes.values()) <= keep.LARGEST_OF_EXPERIMENT
