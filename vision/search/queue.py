@@ -9,7 +9,6 @@ another trial with the same parameters, which goes on in the same run directory.
 import contextlib
 import math
 import pathlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from vision.search.lease import Watch
-from vision.support.lock import InUse, locked
+from vision.support.lock import locked
 
 # User attributes of a trial.
 PLACE = "place"
@@ -197,16 +196,5 @@ def latest(trials: Sequence[FrozenTrial], count: float = math.inf) -> dict[int, 
 @contextlib.contextmanager
 def exclusively(out: pathlib.Path) -> Iterator[None]:
     """Keeps the study's other workers out of a block; waits for those that are in it."""
-    began = time.monotonic()
-    while True:
-        try:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(locked(out, name=LOCK))
-                entered = stack.pop_all()
-            break
-        except InUse:
-            if time.monotonic() - began > LONGEST_WAIT:
-                raise
-        time.sleep(0.02)
-    with entered:
+    with locked(out, name=LOCK, patience=LONGEST_WAIT):
         yield
