@@ -27,7 +27,7 @@ import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from experiments.keep import fill_page, keep
+from experiments.keep import PATIENCE, fill_page, keep
 from experiments.measured import COLUMNS, MEASURES, RESULTS, measured
 from experiments.process import run_module
 from experiments.readme import fill
@@ -36,8 +36,12 @@ from experiments.seeds import read_seeds
 from vision import cli
 from vision.errors import UserError
 from vision.support.files import replacing
+from vision.support.lock import locked
 
 NOT_RUN = "not run"
+# Parts of an evaluation that no table shows: corruptions alone are 75 passes.
+SKIPPED_PARTS = ("corruptions", "views", "explain", "slices")
+ACCURACY_ALONE = tuple(f"--config.evaluation.{part}=False" for part in SKIPPED_PARTS)
 
 
 class Command(NamedTuple):
@@ -94,7 +98,8 @@ def main(argv):
                 break
         if seed == 0:
             keep(row, seed, place)
-    _fill(folder, module.ROWS)
+    with locked(folder, "the folder", patience=PATIENCE):
+        _fill(folder, module.ROWS)
     fill_page()
 
 
@@ -170,7 +175,7 @@ def _commands(row: Row, seed: int, place: Place) -> list[Command]:
         commands += _training(row, seed, place)
     stages = {
         "probe": ("vision.evaluation.probe",),
-        "zero_shot": ("vision.evaluation", "--zero-shot=classes"),
+        "zero_shot": ("vision.evaluation", "--zero-shot=classes", *ACCURACY_ALONE),
         "retrieval": ("vision.evaluation.retrieval",),
     }
     for stage, file in row.outputs(workdir).items():
@@ -210,7 +215,12 @@ def _training(row: Row, seed: int, place: Place) -> list[Command]:
 
 
 def _collect(folder: pathlib.Path, rows: Iterable[Row], place: Place) -> None:
-    """Brings results.csv up to date with the finished runs."""
+    """Brings results.csv up to date with the finished runs; waits for others that do so."""
+    with locked(folder, "the folder", patience=PATIENCE):
+        _write_results(folder, rows, place)
+
+
+def _write_results(folder, rows, place):
     # A row may have a seed of its own, whatever number its directory has.
     seeds = {row.name: row.flags["seed"] for row in rows if "seed" in row.flags}
     results = {}
