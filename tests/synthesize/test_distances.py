@@ -1,11 +1,14 @@
 """The distances against scipy and plain loops."""
 
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
 import scipy.linalg
 
+from vision.data.decode import UnreadableImage
+from vision.errors import UserError
 from vision.synthesize.distances import (
     frechet,
     kernel_distance,
@@ -13,7 +16,7 @@ from vision.synthesize.distances import (
     precision_and_recall,
     radii,
 )
-from vision.synthesize.quality import Embedded, judge
+from vision.synthesize.quality import Embedded, embed, judge
 
 RNG = np.random.RandomState(0)
 REAL = RNG.randn(40, 6)
@@ -167,3 +170,16 @@ def test_copies_are_precise_and_varied():
     copies = train._replace(embeddings=train.embeddings + 1e-3)
     quality = judge({"train": train, "val": embedded(40 * [0], 0.5)}, copies, ("cat", "dog"))
     assert quality["overall"]["precision"] == quality["overall"]["recall"] == 1
+
+
+def test_no_image_can_be_read():
+    class Broken:
+        def __len__(self):
+            return 2
+
+        def image(self, row):
+            raise UnreadableImage("broken")
+
+    classifier = types.SimpleNamespace(prepare=np.asarray)
+    with pytest.raises(UserError, match="none of the 2 images of 'validation' can be read"):
+        embed(classifier, Broken(), np.zeros(2, np.int64), "validation")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from vision.data.decode import UnreadableImage
+from vision.errors import UserError
 from vision.inference import Classifier
 from vision.support.progress import Progress
 from vision.synthesize.distances import (
@@ -57,7 +58,10 @@ def embed(classifier: Classifier, images: Images, labels: np.ndarray, title: str
         classifier: whose embedding it is.
         images: N images.
         labels: int (N,).
-        title: of the pass, for its progress.
+        title: what they are, for the progress and for messages.
+
+    Raises:
+        UserError: none of them can be read.
     """
     rows: list[int] = []
     parts: list[np.ndarray] = []
@@ -79,6 +83,8 @@ def embed(classifier: Classifier, images: Images, labels: np.ndarray, title: str
             if len(batch) == BATCH:
                 flush()
         flush()
+    if not rows:
+        raise UserError(f"none of the {len(images):,} images of '{title}' can be read")
     chosen = np.array(rows, np.int64)
     return Embedded(np.concatenate(parts), np.asarray(labels, np.int64)[chosen], chosen)
 
