@@ -99,7 +99,7 @@ def test_an_sqlite_url_with_a_wrong_port_is_refused(tmp_path, capsys):
 
 
 def test_a_directory_may_be_called_in_use(tmp_path):
-    """A lock that cannot be made there is no other process's."""
+    """A lock that cannot be made there is not mistaken for another process's."""
     folder = tmp_path / "in use"
     folder.mkdir()
     (folder / "file").touch()
