@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Mapping
 
 from vision.errors import RunError
+from vision.support import progress
 
 
 def call(
@@ -18,7 +19,7 @@ def call(
     output: pathlib.Path | None = None,
     stdout: pathlib.Path | None = None,
 ) -> int:
-    """Shows a command, runs it, and returns its exit code.
+    """Shows a command, runs it, and returns its exit code; it shows its own progress.
 
     Args:
         module: what follows `python -m`.
@@ -38,6 +39,7 @@ def call(
     print("$ python -m", shlex.join(arguments), flush=True)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(stdout.open("w")) if stdout is not None else None
+        stack.enter_context(progress.quiet(beside=True))
         code = subprocess.run([sys.executable, "-m", *arguments], stdout=file).returncode
     if code not in allowed:
         raise RunError(f"the experiment ends here: {module} exited with code {code}")

@@ -5,13 +5,14 @@ import sys
 from collections.abc import Sequence
 
 from vision.errors import UserError
+from vision.support import progress
 from vision.support.signals import listening
 
 PERIOD = 0.5  # seconds between looks at the signals
 
 
 def run_module(words: Sequence[str], name: str) -> bool:
-    """Runs `python WORDS`, and hands on a SIGTERM or Ctrl-C.
+    """Runs `python WORDS`, which shows its own progress, and hands on a SIGTERM or Ctrl-C.
 
     Args:
         words: the arguments of Python.
@@ -23,7 +24,7 @@ def run_module(words: Sequence[str], name: str) -> bool:
     Raises:
         UserError: the command failed.
     """
-    with listening() as signals:
+    with listening() as signals, progress.quiet(beside=True):
         process = subprocess.Popen([sys.executable, *words])
         told = False
         while True:

@@ -197,7 +197,7 @@ def _commands(row: Row, seed: int, place: Place) -> list[Command]:
 def _training(row: Row, seed: int, place: Place) -> list[Command]:
     """Returns the commands that train a row: one, or two if a run is pruned first."""
     workdir = place.directory(row.name, seed)
-    flags = {"seed": seed, "log.progress": False} | dict(row.flags)
+    flags = {"seed": seed} | dict(row.flags)
     if row.prune:
         del flags["seed"]  # that of the run which is pruned, whose split it has
     settings = [f"--config.{key}={place.fill(str(value), seed)}" for key, value in flags.items()]

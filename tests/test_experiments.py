@@ -147,6 +147,23 @@ def test_a_signal_is_handed_on_and_told():
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        "process import run_module; run_module(['-m', 'timeit', '-n1', '-r1', *sleep], 'row')",
+        "commands import call; call('timeit', '-n1', '-r1', *sleep)",
+    ],
+)
+def test_only_the_command_that_was_started_says_how_far_it_is(start):
+    parent = (
+        "from vision.support import progress; progress.LINE_EVERY = 0.1\n"
+        "sleep = ['__import__(\"time\").sleep(1)']\n"
+        f"with progress.command():\n    from experiments.{start}"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True)
+    assert "1 loop, best of 1" in done.stdout and not done.stderr
+
+
 def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch, capfd):
     """Its process alone gets a SIGTERM and ends well, which does not make it a finished one."""
     flags = {

@@ -16,10 +16,9 @@ import csv
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 
 from experiments import readme
+from experiments.commands import call
 from experiments.seeds import read_seeds
 from vision import cli
 
@@ -70,7 +69,7 @@ def directory(a, stage, seed):
 
 def train(a, seed):
     """Trains what is compared, and searches."""
-    flags = {"data.source": a.data, "data.limit": a.images, "seed": seed, "log.progress": False}
+    flags = {"data.source": a.data, "data.limit": a.images, "seed": seed}
     supernet = directory(a, "supernet", seed)
     search = directory(a, "search", seed)
     tuned = directory(a, "tuned", seed)
@@ -83,26 +82,26 @@ def train(a, seed):
         f"--seed={seed}",
     )
     words = (f"--workdir={supernet}", f"--out={search}", *search_flags)
-    call(search / "pareto.png", "vision.search.architecture", *words)
+    call("vision.search.architecture", *words, output=search / "pareto.png")
     best = json.loads((search / "search.json").read_text())["best"]
     changes = {"train.epochs": a.tuned_epochs, "optimizer.learning_rate": 0.03}
     words = (f"--workdir={supernet}", f"--variant={best}", f"--out={tuned}")
-    call(tuned, "vision.search.architecture.extract", *words, *overrides(changes))
-    call(tuned / "result.json", "vision.main", f"--workdir={tuned}")
+    call("vision.search.architecture.extract", *words, config=changes, output=tuned)
+    call("vision.main", f"--workdir={tuned}", output=tuned / "result.json")
     training(directory(a, "alone", seed), best, flags | {"train.epochs": a.epochs})
 
 
 def training(workdir, network, flags):
     """Trains one network, or the supernet, from scratch."""
-    words = ("--config", f"{CONFIG}:{network}", f"--workdir={workdir}", *overrides(flags))
-    call(workdir / "result.json", "vision.main", *words)
+    words = ("--config", f"{CONFIG}:{network}", f"--workdir={workdir}")
+    call("vision.main", *words, config=flags, output=workdir / "result.json")
 
 
 def compare(a, seed):
     """Measures accuracy, multiply-adds and latency side by side."""
     out = directory(a, "report", seed)
-    runs = [directory(a, name, seed) for name in NAMES]
-    call(out / "report.json", "vision.compression.report", *runs, f"--out={out}")
+    runs = [str(directory(a, name, seed)) for name in NAMES]
+    call("vision.compression.report", *runs, f"--out={out}", output=out / "report.json")
 
 
 def rank(a, seed):
@@ -110,21 +109,9 @@ def rank(a, seed):
     out = directory(a, "rank", seed)
     changes = {"train.epochs": a.epochs}
     words = (f"--workdir={directory(a, 'supernet', seed)}", f"--networks={a.networks}")
-    words += (f"--out={out}", *overrides(changes))
-    call(out / "ranking.json", "vision.search.architecture.rank", *words)
-
-
-def overrides(flags):
-    return [f"--config.{key}={value}" for key, value in flags.items()]
-
-
-def call(output, module, *words):
-    """Runs a command, unless its output exists."""
-    if output.exists():
-        return
-    command = [sys.executable, "-m", module, *map(str, words)]
-    print(" ".join(command), flush=True)
-    subprocess.run(command, check=True)
+    words += (f"--out={out}",)
+    file = out / "ranking.json"
+    call("vision.search.architecture.rank", *words, config=changes, output=file)
 
 
 def results(a):

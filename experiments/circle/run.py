@@ -67,7 +67,7 @@ class Circle:
         if not (self.run / "result.json").is_file():
             flags = {"data.channels": 1, "data.fractions": "(0.6,0.1,0.3)"}
             flags |= {"model.variant": data.variant, "train.steps": data.steps}
-            flags |= {"train.eval_every": data.steps // 4, "log.progress": False}
+            flags["train.eval_every"] = data.steps // 4
             config = f"configs/gan_folder.py:{self.images / 'photos'}:{data.side}:classifier"
             call("vision.main", f"--config={config}", f"--workdir={self.run}", config=flags)
         self._export(self.run, OLD)

@@ -15,9 +15,8 @@ import datetime
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 
+from experiments.commands import call
 from experiments.neu import sort_by_class
 from experiments.seeds import read_seeds
 from experiments.transfer_neu import run as transfer
@@ -77,40 +76,22 @@ def train(photos, a, seed):
     transfer.run(photos, a, "full", 0, seed)
     trained = transfer.directory(a, "full", 0, seed)
     pruned = directory(a, "run", seed)
-    flags = {
-        "ratio": a.ratio,
-        "importance": "taylor",
-        "target": "flops",
-        "config.train.eval_batch_size": 59,
-    }
-    call(pruned, "vision.compression.prune", workdir=trained, out=pruned, **flags)
-    call(pruned / "result.json", "vision.main", workdir=pruned)
+    words = (f"--workdir={trained}", f"--out={pruned}", f"--ratio={a.ratio}")
+    words += ("--importance=taylor", "--target=flops")
+    batch = {"train.eval_batch_size": 59}
+    call("vision.compression.prune", *words, config=batch, output=pruned)
+    call("vision.main", f"--workdir={pruned}", output=pruned / "result.json")
     for name, run in (("float", trained), ("pruned", pruned)):
         bundle = directory(a, name, seed)
         small = directory(a, f"{name}-int8", seed)
-        call(bundle, "vision.export", workdir=run, out=bundle)
-        call(small, "vision.compression.quantize", bundle=bundle, out=small)
+        call("vision.export", f"--workdir={run}", f"--out={bundle}", output=bundle)
+        call("vision.compression.quantize", f"--bundle={bundle}", f"--out={small}", output=small)
 
 
 def compare(a, seed):
     out = directory(a, "report", seed)
-    bundles = [directory(a, name, seed) for name in MODELS]
-    call(out, "vision.compression.report", *bundles, out=out)
-
-
-def call(output, module, *words, **flags):
-    """Runs a command, unless its output exists."""
-    if output.exists():
-        return
-    command = [
-        sys.executable,
-        "-m",
-        module,
-        *map(str, words),
-        *(f"--{key}={value}" for key, value in flags.items()),
-    ]
-    print(" ".join(command), flush=True)
-    subprocess.run(command, check=True)
+    bundles = [str(directory(a, name, seed)) for name in MODELS]
+    call("vision.compression.report", *bundles, f"--out={out}", output=out)
 
 
 def table(a):

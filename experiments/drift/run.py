@@ -34,6 +34,7 @@ import urllib.request
 import cv2
 import numpy as np
 
+from experiments.commands import call
 from experiments.neu import sort_by_class
 from vision import cli
 from vision.bundle.directory import MANIFEST, read_manifest
@@ -169,16 +170,8 @@ def train(data, folder):
         return
     config = f"configs/gan_folder.py:{folder / 'images'}:{data.side}:classifier"
     flags = {"data.channels": data.channels, "train.steps": data.steps, "train.eval_every": 300}
-    flags |= {"log.progress": False}
-    call(
-        *("vision.main", f"--config={config}", f"--workdir={run}"),
-        *(f"--config.{key}={value}" for key, value in flags.items()),
-    )
+    call("vision.main", f"--config={config}", f"--workdir={run}", config=flags)
     call("vision.export", f"--workdir={run}", f"--out={bundle}")
-
-
-def call(module, *arguments):
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
 def serve_all(data, folder, tests, strangers, count):

@@ -15,11 +15,10 @@ import csv
 import datetime
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 
+from experiments.commands import call
 from experiments.seeds import read_seeds
 from vision import cli
 from vision.config import default
@@ -80,7 +79,7 @@ def train(a, stage, seed, source):
     workdir = directory(a, stage, seed)
     if (workdir / "result.json").is_file():
         return
-    flags = ["--config.log.progress=false"]
+    flags = []
     if a.epochs:
         flags.append(f"--config.train.epochs={a.epochs:g}")
     _python("vision.main", f"--workdir={workdir}", source, seed, *flags)
@@ -97,19 +96,8 @@ def audit(a, seed, source):
 
 
 def _python(module, output_flag, source, seed, *flags):
-    command = [
-        sys.executable,
-        "-m",
-        module,
-        "--config",
-        CONFIG,
-        output_flag,
-        f"--config.data.source={source}",
-        f"--config.seed={seed}",
-        *flags,
-    ]
-    print(" ".join(command), flush=True)
-    subprocess.run(command, check=True)
+    config = {"data.source": source, "seed": seed}
+    call(module, f"--config={CONFIG}", output_flag, *flags, config=config)
 
 
 def measure(a, seed):

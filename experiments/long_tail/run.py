@@ -14,10 +14,9 @@ import datetime
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 
 from configs.longtail_cifar10 import METHODS
+from experiments.commands import call
 from experiments.seeds import read_seeds
 from vision import cli
 from vision.errors import check_choice
@@ -64,18 +63,9 @@ def directory(a, method, seed):
 def run(a, method, seed):
     """Trains one model, unless its result exists."""
     workdir = directory(a, method, seed)
-    if (workdir / "result.json").is_file():
-        return
-    command = [
-        sys.executable,
-        "-m",
-        "vision.main",
-        "--config",
-        f"configs/longtail_mnist5k.py:{method}:{a.ratio}",
-    ]
-    command += [f"--workdir={workdir}", f"--config.seed={seed}", "--config.log.progress=false"]
-    print(" ".join(command), flush=True)
-    subprocess.run(command, check=True)
+    config = f"configs/longtail_mnist5k.py:{method}:{a.ratio}"
+    words = (f"--config={config}", f"--workdir={workdir}", f"--config.seed={seed}")
+    call("vision.main", *words, output=workdir / "result.json")
 
 
 def write(a):

@@ -12,12 +12,10 @@ import argparse
 import json
 import pathlib
 import shlex
-import subprocess
-import sys
 
+from experiments.commands import call
 from experiments.readme import fill
 from vision import cli
-from vision.errors import UserError
 from vision.search.repeats import difference, interval
 
 HERE = pathlib.Path(__file__).parent
@@ -47,17 +45,17 @@ def main(argv: list[str]) -> None:
     p.add_argument("--table", action="store_true", help="fill the table, run nothing")
     a = p.parse_args(argv)
     for name in ROWS:
-        command = _command(name, a)
-        if not a.table:
-            print("python", shlex.join(command), flush=True)
-        if not (a.rows or a.table) and subprocess.run([sys.executable, *command]).returncode:
-            raise UserError(f"study '{name}': the command above failed")
+        words = _words(name, a)
+        if a.rows:
+            print("$ python -m vision.search", shlex.join(words))
+        elif not a.table:
+            call("vision.search", *words)
     if not a.rows:
         _fill(a.workdir)
 
 
-def _command(name: str, a: argparse.Namespace) -> list[str]:
-    words = ["-m", "vision.search", "--config", "experiments/search/plain.py"]
+def _words(name: str, a: argparse.Namespace) -> list[str]:
+    words = ["--config", "experiments/search/plain.py"]
     words += ["--space", "experiments/search/space.py", f"--trials={a.trials}"]
     words += [f"--workers={a.workers}", "--repeat=1", "--seeds=0,1,2", *ROWS[name]]
     return [*words, f"--out={_out(name, a.workdir)}"]

@@ -160,7 +160,7 @@ class Case:
 
     def train(self) -> dict[str, Any]:
         """Trains a ResNet with CBAM, and EfficientNet-Lite0 from its ImageNet weights."""
-        shared = {"data.source": self.lab, "data.image_size": patches.SIDE, "log.progress": False}
+        shared = {"data.source": self.lab, "data.image_size": patches.SIDE}
         resnet = shared | {
             "data.channels": 1,
             "model.name": "resnet",
@@ -296,7 +296,6 @@ class Case:
             "data.fractions": "(0.8,0.1,0.1)",
             "train.steps": self.size.more_steps,
             "train.eval_every": max(1, self.size.more_steps // 4),
-            "log.progress": False,
         }
         self._train("next", f"--config={config}", flags)
         return _result(self.run("next"))

@@ -14,9 +14,8 @@ import datetime
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 
+from experiments.commands import call
 from experiments.neu import sort_by_class
 from experiments.seeds import read_seeds
 from vision import cli
@@ -92,21 +91,9 @@ def run(photos, a, way, few, seed):
         "train.batch_size": batch,
         "train.eval_batch_size": 59,
         "train.eval_every": max(1, steps // 6),
-        "log.progress": "False",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "vision.main",
-        "--config",
-        f"configs/transfer_folder.py:{photos}:{way}",
-    ]
-    command += [
-        f"--workdir={workdir}",
-        *(f"--config.{key}={value}" for key, value in flags.items()),
-    ]
-    print(" ".join(command), flush=True)
-    subprocess.run(command, check=True)
+    config = f"configs/transfer_folder.py:{photos}:{way}"
+    call("vision.main", f"--config={config}", f"--workdir={workdir}", config=flags)
 
 
 def table(a):
