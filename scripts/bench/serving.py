@@ -66,9 +66,9 @@ def main(argv):
     for _ in range(a.rounds):
         bare.append(_bare(a, first))
         for name, python in servers.items():
-            with _serve(name, python, a, first) as (port, request):
+            with serve(name, python, a, first) as (port, request):
                 for clients in map(int, a.clients.split(",")):
-                    figures = _load(port, request, clients, a.seconds, last)
+                    figures = load(port, request, clients, a.seconds, last)
                     measured.setdefault((name, clients), []).append(figures)
     rows = list(_rows(a, bare, measured))
     common.print_table([{k: v for k, v in row.items() if k not in HIDDEN} for row in rows])
@@ -144,8 +144,17 @@ def _time(run):
 
 
 @contextlib.contextmanager
-def _serve(name, python, a, core):
-    """Runs a server on a core; yields (its port, a request for it as bytes)."""
+def serve(name, python, a, core, start=("-m", "vision.serving"), flags=()):
+    """Runs a server on a core; yields (its port, a request for it as bytes).
+
+    Args:
+        name: of the server; "vision" is this one.
+        python: its interpreter.
+        a: the flags, of which it takes the bundle and the photo.
+        core: the core.
+        start: the words that start this server.
+        flags: more flags of this server.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -153,14 +162,8 @@ def _serve(name, python, a, core):
         log = pathlib.Path(folder, "log")
         if name == "vision":
             shutil.copytree(a.bundle, pathlib.Path(folder, "models", "model", "1"))
-            command = [
-                python,
-                "-m",
-                "vision.serving",
-                f"--models={folder}/models",
-                f"--http-port={port}",
-            ]
-            command += ["--grpc-port=0", "--access-log=", "--threads=1"]
+            command = [python, *start, f"--models={folder}/models", f"--http-port={port}"]
+            command += ["--grpc-port=0", "--access-log=", "--threads=1", *flags]
         else:
             command = [
                 python,
@@ -247,8 +250,8 @@ def _request(name, a, port):
     return "\r\n".join(lines).encode() + body
 
 
-def _load(port, request, clients, seconds, core):
-    """Returns the figures of `scripts.bench.http_load`, after a warm-up of one second."""
+def load(port, request, clients, seconds, core):
+    """Returns the figures of `scripts.bench.http_load` on a core, after a warm-up of one second."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(request)
         file.flush()
