@@ -116,9 +116,17 @@ def network(seed, dropout=0.0):
 
 
 def assert_near(a, b, tolerance):
+    """Compares the parameters of two runs after 8 steps.
+
+    A softmax does not depend on the bias of the keys, whose gradient is nothing but rounding, which
+    Adam turns into whole steps: it is left out.
+    """
     first, second = checkpoint(a, 8), checkpoint(b, 8)
     assert jax.tree.structure(first) == jax.tree.structure(second)
-    for x, y in zip(
-        jax.tree.leaves(first["params"]), jax.tree.leaves(second["params"]), strict=True
-    ):
-        np.testing.assert_allclose(x, y, atol=tolerance)
+    first_leaves = jax.tree.leaves_with_path(first["params"])
+    second_leaves = jax.tree.leaves(second["params"])
+    for (path, x), y in zip(first_leaves, second_leaves, strict=True):
+        where = jax.tree_util.keystr(path)
+        if where.endswith("['qkv']['bias']"):
+            x, y = (np.delete(np.split(bias, 3), 1, axis=0) for bias in (x, y))
+        np.testing.assert_allclose(x, y, atol=tolerance, err_msg=where)
