@@ -6,16 +6,21 @@
 Three servers run on the first core, with one thread for the model, and are asked in turn by the
 clients on the last core: one without the log, one whose log leaves out the seven numbers of
 `vision.reference.appearance`, which are then not measured either, and one with the whole log. None
-computes drift. A round starts all of them anew and gives each several turns. `ratio` is relative to
-the server without the log, and the last line is the whole log relative to the one without the
-numbers: means over the rounds with 95 % intervals by Student's t distribution, since what varies is
-the machine.
+computes drift. A round starts all of them anew and gives each several turns, in which the others
+are stopped, so that nothing of theirs falls into it.
+
+`images_per_second` is what the clients get, `cpu_us` the processor's microseconds per request in
+the server, which other work on the machine changes less. `ratio` is the processor's time without
+the log over that of the server, and the last lines compare the logs with and without the numbers:
+means over the rounds with 95 % intervals by Student's t distribution, since what varies is the
+machine.
 """
 
 import contextlib
 import importlib.metadata
 import os
 import pathlib
+import signal
 import statistics
 import sys
 import tempfile
@@ -39,6 +44,7 @@ SERVER = ("-m", "vision.serving")
 NONE = "no log"
 SHORT = "log without the images' numbers"
 WHOLE = "log"
+MEASURES = ("images_per_second", "cpu_us")
 SIDES = {NONE: SERVER, SHORT: ("-c", WITHOUT_NUMBERS), WHOLE: SERVER}
 
 
@@ -60,12 +66,16 @@ def main(argv):
     rows = [_row(a, name, rounds) for name in SIDES]
     common.print_table(rows)
     common.write_rows(a.csv, [facts | row for row in rows])
-    mean, low, high = _ratio(rounds, WHOLE, SHORT)
-    print(f"with the numbers over without: {mean:.3f} (95 %: {low:.3f} to {high:.3f})")
+    for measure, whole, short in (("images_per_second", WHOLE, SHORT), ("cpu_us", SHORT, WHOLE)):
+        mean, low, high = _ratio(rounds, measure, whole, short)
+        print(
+            f"throughput with the numbers over that without, by {measure}: {mean:.3f} "
+            f"(95 %: {low:.3f} to {high:.3f})"
+        )
 
 
 def _round(a):
-    """Returns {server: images/s, the mean of its turns} of servers that are started for it."""
+    """Returns {server: {measure: mean of its turns}} of servers that are started for it."""
     first, *_, last = sorted(os.sched_getaffinity(0))
     turns = {name: [] for name in SIDES}
     with contextlib.ExitStack() as stack:
@@ -77,36 +87,57 @@ def _round(a):
                 flags = [f"--prediction-log={log}", "--drift-window=0"]
             running = serving.serve("vision", sys.executable, a, first, start, flags)
             servers[name] = stack.enter_context(running)
-        for _ in range(a.turns):
-            for name, (port, request) in servers.items():
-                figures = serving.load(port, request, a.clients, a.seconds, last)
-                if set(figures["answers"]) != {"200"}:
-                    raise RunError(f"requests to the server with {name} failed: {figures}")
-                turns[name].append(figures["requests_per_second"])
-    return {name: statistics.mean(speeds) for name, speeds in turns.items()}
+            process = servers[name][-1]
+            process.send_signal(signal.SIGSTOP)
+            stack.callback(process.send_signal, signal.SIGCONT)  # or it could not end
+        for turn in range(a.turns):
+            order = [*servers][turn % len(servers) :] + [*servers][: turn % len(servers)]
+            for name in order:
+                turns[name].append(_turn(a, last, name, *servers[name]))
+    return {
+        name: {measure: statistics.mean(each[measure] for each in measured) for measure in MEASURES}
+        for name, measured in turns.items()
+    }
+
+
+def _turn(a, core, name, port, request, process):
+    """Returns {measure: value} of one server's turn."""
+    process.send_signal(signal.SIGCONT)
+    before = _processor_seconds(process.pid)
+    figures = serving.load(port, request, a.clients, a.seconds, core)
+    seconds = _processor_seconds(process.pid) - before
+    process.send_signal(signal.SIGSTOP)
+    if set(figures["answers"]) != {"200"}:
+        raise RunError(f"requests to the server with {name} failed: {figures}")
+    measures = (figures["requests_per_second"], 1e6 * seconds / figures["sent"])
+    return dict(zip(MEASURES, measures, strict=True))
+
+
+def _processor_seconds(pid):
+    """Returns what a process has used, of all of its threads."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    user, system = fields[11:13]  # man 5 proc: fields 14 and 15, of which this lacks two
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _row(a, name, rounds):
     """Returns the columns of a server."""
-    speed, *_ = interval([speeds[name] for speeds in rounds])
-    ratio, low, high = _ratio(rounds, name, NONE)
-    return {
+    means = {measure: interval([each[name][measure] for each in rounds])[0] for measure in MEASURES}
+    ratio, low, high = _ratio(rounds, "cpu_us", NONE, name)
+    columns = {
         "server": name,
         "input": "jpeg" if a.photo else "tensor",
         "clients": a.clients,
         "seconds": a.seconds,
         "turns": a.turns,
         "rounds": a.rounds,
-        "images_per_second": speed,
-        "ratio": ratio,
-        "low": low,
-        "high": high,
     }
+    return columns | means | {"ratio": ratio, "low": low, "high": high}
 
 
-def _ratio(rounds, name, other):
-    """Returns (mean, low, high) of one server's images/s relative to another's, over the rounds."""
-    return interval([speeds[name] / speeds[other] for speeds in rounds])
+def _ratio(rounds, measure, name, other):
+    """Returns (mean, low, high) of one server's measure over another's, over the rounds."""
+    return interval([each[name][measure] / each[other][measure] for each in rounds])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main(argv):
     for _ in range(a.rounds):
         bare.append(_bare(a, first))
         for name, python in servers.items():
-            with serve(name, python, a, first) as (port, request):
+            with serve(name, python, a, first) as (port, request, _):
                 for clients in map(int, a.clients.split(",")):
                     figures = load(port, request, clients, a.seconds, last)
                     measured.setdefault((name, clients), []).append(figures)
@@ -145,7 +145,7 @@ def _time(run):
 
 @contextlib.contextmanager
 def serve(name, python, a, core, start=("-m", "vision.serving"), flags=()):
-    """Runs a server on a core; yields (its port, a request for it as bytes).
+    """Runs a server on a core; yields (its port, a request for it as bytes, its process).
 
     Args:
         name: of the server; "vision" is this one.
@@ -181,7 +181,7 @@ def serve(name, python, a, core, start=("-m", "vision.serving"), flags=()):
         try:
             request = _request(name, a, port)
             _wait(port, request, process, log)
-            yield port, request
+            yield port, request, process
         finally:
             process.terminate()
             process.wait(30)
@@ -251,14 +251,19 @@ def _request(name, a, port):
 
 
 def load(port, request, clients, seconds, core):
-    """Returns the figures of `scripts.bench.http_load` on a core, after a warm-up of one second."""
+    """Returns the figures of `scripts.bench.http_load` on a core, after a warm-up of one second.
+
+    "sent" is the number of requests, with those of the warm-up.
+    """
     with tempfile.NamedTemporaryFile() as file:
         file.write(request)
         file.flush()
         command = [sys.executable, "-m", "scripts.bench.http_load", f"127.0.0.1:{port}", file.name]
         command += [f"--clients={clients}"]
-        _pinned([*command, "--seconds=1"], core)
-        return json.loads(_pinned([*command, f"--seconds={seconds}"], core))
+        warm_up = json.loads(_pinned([*command, "--seconds=1"], core))
+        figures = json.loads(_pinned([*command, f"--seconds={seconds}"], core))
+    answers = (*warm_up["answers"].values(), *figures["answers"].values())
+    return figures | {"sent": sum(answers)}
 
 
 def _pinned(command, core):
