@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scripts.bench import common
+from scripts.bench import common, prediction_log
 
 TINY = ("--variant", "mu/8", "--batch", "8")
 
@@ -49,6 +49,33 @@ def test_input_reads_real_photos(shared_data, tmp_path):
     }
     assert float(rows["decode"]["ratio"]) > 0.5  # the same libraries on both sides
     assert all(float(rows[what]["ratio"]) > 0 for what in bare)
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    command = [sys.executable, "-m", "vision.export", f"--workdir={tiny_run}", f"--out={out}"]
+    subprocess.run(command, check=True)
+    return out
+
+
+def test_the_server_beside_the_bare_model(bundle, tmp_path):
+    path = tmp_path / "load.csv"
+    few = ("--seconds", 0.3, "--rounds", 1, "--clients", "1,4")
+    run("serving", bundle, *few, "--csv", path)
+    rows = common.read_rows(path)
+    assert [row["clients"] for row in rows] == ["1", "4"]
+    assert all(float(row["ratio"]) > 0 and row["failed"] == "0" for row in rows)
+
+
+def test_what_the_prediction_log_costs(bundle, tmp_path):
+    path = tmp_path / "prediction_log.csv"
+    few = ("--seconds", 0.3, "--rounds", 2, "--turns", 1)
+    last = run("prediction_log", bundle, *few, "--csv", path)
+    assert last.startswith("throughput with the numbers over that without, by cpu_us: ")
+    rows = common.read_rows(path)
+    assert [row["server"] for row in rows] == [*prediction_log.SIDES]
+    assert all(float(row["cpu_us"]) > 0 for row in rows)
 
 
 def test_startup_measures_cold_and_warm(tmp_path):
