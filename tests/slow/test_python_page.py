@@ -42,7 +42,7 @@ print("the end")
     done = subprocess.run(
         [sys.executable, "page.py"],
         cwd=photos,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": ""},  # on one device
         capture_output=True,
         text=True,
     )
