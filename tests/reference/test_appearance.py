@@ -62,6 +62,19 @@ def test_the_size_of_pixels_that_a_client_has_resized_is_unknown():
     np.testing.assert_array_equal(several[1], appearance.measure(image(seed=1)))
 
 
+@pytest.mark.parametrize("shape", [(28, 28, 1), (1, 1, 1), (1, 5, 1), (7, 1, 1), (16, 16, 3)])
+def test_many_images_are_measured_as_one_is(shape, monkeypatch):
+    """To the same bits, also in several parts, and if an image is plain."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (11, *shape), np.uint8)
+    images[4] = 7
+    alone = np.stack([appearance.measure(pixels) for pixels in images])
+    np.testing.assert_array_equal(appearance.measure_all(images), alone)
+    monkeypatch.setattr(appearance, "PIXELS", 3 * shape[0] * shape[1])
+    np.testing.assert_array_equal(appearance.measure_all(images), alone)
+    assert appearance.measure_all(images[:0]).shape == (0, 7)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (1, 5, 1), (224, 224, 3)])
 def test_any_size_and_plain_images(shape):
     plain = appearance.measure(np.full(shape, 200, np.uint8), shape)

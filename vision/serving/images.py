@@ -34,8 +34,6 @@ RECENT = 0.1  # weight of the last image in the average
 # hold up all.
 TURN = 0.005
 MAX_THREADS = 4  # unless a setting says so
-# Bytes of pixels that are measured at once, in the time that handing them to a thread would take.
-SMALL = 16_384
 
 
 class Cut(NamedTuple):
@@ -104,7 +102,7 @@ class Decoder:
             if images.shape[1:] != shape or images.dtype != np.uint8:
                 raise Refused(f"the model takes images of {shape}, not {images.shape[1:]}")
             if looks is not None:
-                await self._measure(images, looks)
+                looks[:] = await self._in_thread(appearance.measure_all, images)
             return images
         self._admit(len(images))
         return await self._decode(list(images), bundle, looks)
@@ -150,12 +148,6 @@ class Decoder:
         finally:
             waiting.clear()  # of a canceled call the pool keeps the arguments
             self._waiting -= 1
-
-    async def _measure(self, images, looks):
-        if images.nbytes <= SMALL:
-            looks[:] = appearance.measure_all(images)
-        else:
-            looks[:] = await self._in_thread(appearance.measure_all, images)
 
     def close(self) -> None:
         """Ends the threads; images that wait are dropped."""

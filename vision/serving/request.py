@@ -48,11 +48,14 @@ class Description(NamedTuple):
         looks: float32 (N, 7), `vision.reference.appearance.measure` of the images.
         fingerprint: of the bundle.
         reference: the bundle's `reference`.
+        pixels: uint8 (N, S, S, C), images that the log has yet to measure, so that `looks` is
+            unknown; None if there are none.
     """
 
     looks: np.ndarray
     fingerprint: str
     reference: Mapping[str, Any] | None
+    pixels: np.ndarray | None = None
 
 
 @dataclasses.dataclass

@@ -27,6 +27,7 @@ from vision.tiles.grid import Grid
 # The requests, and their images or tiles, that shadows answer at a time; they skip what exceeds
 # that.
 SHADOWS = 16, 64
+SMALL = 16_384  # bytes of pixels in a request that the log measures
 
 
 def with_cells(images: np.ndarray, cells: Mapping[str, list[Any]], bundle: Bundle) -> np.ndarray:
@@ -71,11 +72,13 @@ class _Prepared(NamedTuple):
         images: the batch.
         looks: what each is like, for the prediction log; None if that is not wanted.
         grid: where they are, if they are the tiles of one image.
+        pixels: small images that the log is to measure.
     """
 
     images: np.ndarray
     looks: np.ndarray | None
     grid: Grid | None = None
+    pixels: np.ndarray | None = None
 
 
 class Service:
@@ -123,7 +126,7 @@ class Service:
         begun = time.perf_counter()
         bundle = version.bundle
         rule = rule_of(bundle, request.unsure, is_cut=request.tiling is not None)
-        images, looks, grid = await self._prepare(bundle, request)
+        images, looks, grid, pixels = await self._prepare(bundle, request)
         decoded = time.perf_counter() - begun
         prediction = await version.batcher.submit(images)
         is_finite = np.isfinite(prediction.probabilities).all()
@@ -143,7 +146,7 @@ class Service:
             rule=rule,
         )
         if looks is not None:
-            answer.description = Description(looks, bundle.fingerprint, bundle.reference)
+            answer.description = Description(looks, bundle.fingerprint, bundle.reference, pixels)
         if grid is not None and request.tiling is not None:
             answer.tiled = TiledPrediction(
                 bundle.classes, grid, request.tiling, prediction.probabilities
@@ -157,15 +160,17 @@ class Service:
                 raise Refused("tiles are for models that take only images: send no other inputs")
             cut = await self._decoder.cut(request.images, bundle, request.tiling, self._describe)
             return _Prepared(cut.tiles, cut.looks, cut.grid)
-        looks = None
+        looks = pixels = None
         if self._describe:
             looks = np.full((len(request.images), len(appearance.NAMES)), np.nan, np.float32)
+        if self._describe and not _is_small(request.images):
             images = await self._decoder.prepare(request.images, bundle, looks)
         else:
             images = await self._decoder.prepare(request.images, bundle)
+            pixels = images.copy() if self._describe else None  # a view would hold the message
         if request.cells or bundle.encoder is not None:
             images = await asyncio.to_thread(with_cells, images, request.cells, bundle)
-        return _Prepared(images, looks)
+        return _Prepared(images, looks, pixels=pixels)
 
     def _start_shadow(self, version, request, count):
         """Starts a shadow's answer, unless too many are in progress: it must not take resources
@@ -194,3 +199,10 @@ class Service:
             self._telemetry.shadow_failed(version, error)
         finally:
             self._shadow_images -= count
+
+
+def _is_small(images):
+    """Returns whether images came as so few pixels that measuring each costs the server more than
+    the log needs for many at a time: each call into OpenCV hands Python's lock to another thread.
+    """
+    return isinstance(images, np.ndarray) and images.nbytes <= SMALL

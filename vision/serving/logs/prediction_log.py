@@ -322,16 +322,27 @@ def _kind(answer):
 
 
 def _looks(answers):
-    """Returns float32 (N, 7), what the images of answers are like; NaN if that is unknown."""
+    """Returns float32 (N, 7), what the images of a version's answers are like; NaN if that is
+    unknown. Measures those that have yet to be."""
     unknown = (len(appearance.NAMES),)
-    return np.concatenate(
-        [
-            np.full((len(answer.probabilities), *unknown), np.nan, np.float32)
-            if answer.description is None
-            else answer.description.looks
-            for answer in answers
-        ]
-    )
+    looks = [
+        np.full((len(answer.probabilities), *unknown), np.nan, np.float32)
+        if answer.description is None
+        else answer.description.looks
+        for answer in answers
+    ]
+    waiting = [i for i, answer in enumerate(answers) if _pixels(answer) is not None]
+    if waiting:
+        measured = appearance.measure_all(np.concatenate([_pixels(answers[i]) for i in waiting]))
+        ends = np.cumsum([len(looks[i]) for i in waiting])
+        for i, rows in zip(waiting, np.split(measured, ends[:-1]), strict=True):
+            looks[i] = rows
+    return np.concatenate(looks)
+
+
+def _pixels(answer):
+    """Returns the images of an answer that are yet to be measured; None if there are none."""
+    return None if answer.description is None else answer.description.pixels
 
 
 def _write(path, data):
@@ -344,7 +355,9 @@ def _write(path, data):
 
 def _answer_size(answer):
     """Returns the approximate bytes that a waiting answer takes."""
-    return OBJECTS + answer.probabilities.nbytes + answer.embedding.nbytes
+    pixels = _pixels(answer)
+    waiting = 0 if pixels is None else pixels.nbytes
+    return OBJECTS + answer.probabilities.nbytes + answer.embedding.nbytes + waiting
 
 
 def _images_size(images, kept):
