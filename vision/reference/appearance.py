@@ -7,7 +7,7 @@ size of a photo. Aspect ratio and size are those of the decoded image before it 
 unknown (NaN) if the client has resized it.
 
 All sums are of integers, so the numbers do not depend on the order of summation: the same pixels
-give the same bits everywhere. An image of 28 x 28 gray pixels takes 10 microseconds, one of
+give the same bits everywhere. An image of 28 x 28 gray pixels takes 10 microseconds, 4 among many; one of
 224 x 224 colored ones 100. `vision.audit.scan` measures sharpness otherwise, at a common size and
 with uneven light removed, which makes images of any size comparable but takes a millisecond.
 """
@@ -26,7 +26,7 @@ NAMES = (
     "aspect_ratio",
     "size",
 )
-PIXELS = 2**18  # of gray images that are measured at a time
+PIXELS = 2**14  # of gray images that are measured at a time: they stay in the cache
 COLOR_SIDE = 64  # pixels; colors are measured on at most this many rows and columns
 
 
@@ -87,14 +87,14 @@ def measure_all(images: np.ndarray) -> np.ndarray:
 
 def _measure_gray(gray):
     """Returns the numbers of uint8 (N, H, W) gray images, float64 (N, 7): `measure` of many."""
-    gray = gray.astype(np.int64)
+    gray = gray.astype(np.float64)  # in which these sums are exact, and faster than in integers
     size = gray[0].size
     total = gray.sum((1, 2))
-    variance = (size * (gray * gray).sum((1, 2)) - total**2) / size**2
+    variance = (size * _squares(gray) - total**2) / size**2
     height, width = gray.shape[1:]
     pairs = (height - 1) * width + height * (width - 1)
-    steps = [np.diff(gray, axis=axis) for axis in (1, 2)]
-    energy = sum((step * step).sum((1, 2)) for step in steps) / max(pairs, 1)
+    down = _squares(gray[:, 1:] - gray[:, :-1])
+    energy = (down + _squares(gray[:, :, 1:] - gray[:, :, :-1])) / max(pairs, 1)
     numbers = np.zeros((len(gray), len(NAMES)))
     numbers[:, NAMES.index("brightness")] = total / size / 255
     numbers[:, NAMES.index("contrast")] = np.sqrt(variance) / 255
@@ -104,6 +104,11 @@ def _measure_gray(gray):
     numbers[:, NAMES.index("aspect_ratio")] = math.nan
     numbers[:, NAMES.index("size")] = math.nan
     return numbers
+
+
+def _squares(images):
+    """Returns the sums of squares of float64 (N, H, W), float64 (N,)."""
+    return np.einsum("nhw,nhw->n", images, images)
 
 
 def _moments(gray):

@@ -31,14 +31,15 @@ def test_a_server_logs_what_a_client_sent(channels, tmp_path):
     flags = {"grpc_port": 0, "prediction_log": tmp_path / "log"} | most
     with serve(tmp_path / "models", **flags) as live:
         client = triton.InferenceServerClient(urllib.parse.urlsplit(live.url).netloc)
-        for number, images in enumerate(sent):
+        for images in sent:
             given = triton.InferInput("images", images.shape, "UINT8")
             given.set_data_from_numpy(images)
-            client.infer("tiny", [given], request_id=str(number))
+            client.infer("tiny", [given])
         client.close()
     rows = pd.read_parquet(tmp_path / "log")
-    for number, images in enumerate(sent):
-        logged = rows[rows["id"] == str(number)].sort_values("image")[list(appearance.NAMES)]
+    requests = [group for _, group in rows.sort_values(["time", "image"]).groupby("id", sort=False)]
+    for group, images in zip(requests, sent, strict=True):
+        logged = group[list(appearance.NAMES)]
         alone = [appearance.measure(image) for image in images]
         np.testing.assert_array_equal(logged.to_numpy(np.float32), np.stack(alone))
 
