@@ -6,10 +6,10 @@ that come as pixels are measured like those that come as files, and the cost doe
 size of a photo. Aspect ratio and size are those of the decoded image before it is resized, and
 unknown (NaN) if the client has resized it.
 
-All sums are of integers, so the numbers do not depend on the order of summation: the same pixels
-give the same bits everywhere. An image of 28 x 28 gray pixels takes 10 microseconds, 4 among many; one of
-224 x 224 colored ones 100. `vision.audit.scan` measures sharpness otherwise, at a common size and
-with uneven light removed, which makes images of any size comparable but takes a millisecond.
+All sums are exact, so the numbers do not depend on the order of summation: the same pixels give the
+same bits everywhere. An image of 28 x 28 gray pixels takes 10 microseconds, 4 among many, and one
+of 224 x 224 colored ones 100. `vision.audit.scan` measures sharpness otherwise, at a common size
+and with uneven light removed, which makes images of any size comparable but takes a millisecond.
 """
 
 import math
