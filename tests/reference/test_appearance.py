@@ -62,7 +62,9 @@ def test_the_size_of_pixels_that_a_client_has_resized_is_unknown():
     np.testing.assert_array_equal(several[1], appearance.measure(image(seed=1)))
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (1, 1, 1), (1, 5, 1), (7, 1, 1), (16, 16, 3)])
+@pytest.mark.parametrize(
+    "shape", [(28, 28, 1), (1, 1, 1), (1, 5, 1), (7, 1, 1), (700, 700, 1), (16, 16, 3)]
+)
 def test_many_images_are_measured_as_one_is(shape, monkeypatch):
     """To the same bits, also in several parts, and if an image is plain."""
     random = np.random.default_rng(0)

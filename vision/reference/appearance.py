@@ -26,7 +26,8 @@ NAMES = (
     "aspect_ratio",
     "size",
 )
-PIXELS = 2**14  # of gray images that are measured at a time: they stay in the cache
+# Of gray images that are measured at a time: they stay in the cache, and float64 holds all sums.
+PIXELS = 2**14
 COLOR_SIDE = 64  # pixels; colors are measured on at most this many rows and columns
 
 
@@ -74,11 +75,12 @@ def measure_all(images: np.ndarray) -> np.ndarray:
         images: uint8 (N, S, S, 1 or 3), as the model takes them.
     """
     numbers = np.empty((len(images), len(NAMES)), np.float32)
-    if images.shape[3] == 3:
+    pixels = math.prod(images.shape[1:])
+    if images.shape[3] == 3 or pixels > PIXELS:
         for row, image in zip(numbers, images, strict=True):
             row[:] = measure(image)
         return numbers
-    at_a_time = max(1, PIXELS // max(1, images[0].size)) if len(images) else 1
+    at_a_time = PIXELS // pixels
     for begin in range(0, len(images), at_a_time):
         rows = slice(begin, begin + at_a_time)
         numbers[rows] = _measure_gray(images[rows, ..., 0])
@@ -114,7 +116,7 @@ def _squares(images):
 def _moments(gray):
     """Returns (mean, variance) of uint8 (H, W), from exact sums: 0 if all pixels are equal."""
     total = int(cv2.sumElems(gray)[0])
-    squares = round(cv2.norm(gray, cv2.NORM_L2SQR))  # whose square of a root is not always whole
+    squares = round(cv2.norm(gray, cv2.NORM_L2SQR))  # which may be a little less
     return total / gray.size, (gray.size * squares - total**2) / gray.size**2
 
 
