@@ -30,12 +30,13 @@ PEAKS = {
 }
 
 
-def make_parser(doc, name):
-    """Returns an `ArgumentParser` with the flags of every benchmark; `name` is the CSV file's."""
+def make_parser(doc, name, folder=SPEED):
+    """Returns an `ArgumentParser` with the flags of every benchmark; `name` is the CSV file's, in
+    a folder."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    path = f"{SPEED}/{name}.csv"
+    path = f"{folder}/{name}.csv"
     parser.add_argument(
         "--csv",
         default=path,

@@ -49,12 +49,7 @@ SIDES = {NONE: SERVER, SHORT: ("-c", WITHOUT_NUMBERS), WHOLE: SERVER}
 
 
 def main(argv):
-    p = common.make_parser(__doc__, "prediction_log")
-    p.set_defaults(csv="experiments/serving/prediction_log.csv")
-    p.add_argument("bundle", type=pathlib.Path)
-    p.add_argument(
-        "--photo", type=pathlib.Path, help="JPEG to send; default: pixels at the model's size"
-    )
+    p = serving.make_parser(__doc__, "prediction_log")
     p.add_argument("--clients", type=int, default=32)
     p.add_argument("--seconds", type=float, default=4, help="of a turn")
     p.add_argument("--turns", type=int, default=3, help="of each server in a round")

@@ -41,12 +41,7 @@ HIDDEN = ("date", "commit", "device", "python", "onnxruntime", "label", "goal")
 
 
 def main(argv):
-    p = common.make_parser(__doc__, "serving")
-    p.set_defaults(csv="experiments/serving/load.csv")
-    p.add_argument("bundle", type=pathlib.Path)
-    p.add_argument(
-        "--photo", type=pathlib.Path, help="JPEG to send; default: pixels at the model's size"
-    )
+    p = make_parser(__doc__, "load")
     p.add_argument("--clients", default="1,8,32,64")
     p.add_argument(
         "--seconds",
@@ -73,6 +68,16 @@ def main(argv):
     rows = list(_rows(a, bare, measured))
     common.print_table([{k: v for k, v in row.items() if k not in HIDDEN} for row in rows])
     common.write_rows(a.csv, rows)
+
+
+def make_parser(doc, name):
+    """Returns the parser of a benchmark of servers; `name` is the CSV file's."""
+    p = common.make_parser(doc, name, "experiments/serving")
+    p.add_argument("bundle", type=pathlib.Path)
+    p.add_argument(
+        "--photo", type=pathlib.Path, help="JPEG to send; default: pixels at the model's size"
+    )
+    return p
 
 
 def _rows(a, bare, measured):

@@ -97,15 +97,19 @@ def _measure_gray(gray):
     pairs = (height - 1) * width + height * (width - 1)
     down = _squares(gray[:, 1:] - gray[:, :-1])
     energy = (down + _squares(gray[:, :, 1:] - gray[:, :, :-1])) / max(pairs, 1)
-    numbers = np.zeros((len(gray), len(NAMES)))
-    numbers[:, NAMES.index("brightness")] = total / size / 255
-    numbers[:, NAMES.index("contrast")] = np.sqrt(variance) / 255
-    has_contrast = variance > 0
-    sharpness = energy[has_contrast] / (2 * variance[has_contrast])
-    numbers[has_contrast, NAMES.index("sharpness")] = sharpness
-    numbers[:, NAMES.index("aspect_ratio")] = math.nan
-    numbers[:, NAMES.index("size")] = math.nan
-    return numbers
+    zeros = np.zeros(len(gray))
+    unknown = np.full(len(gray), math.nan)
+    sharpness = np.divide(energy, 2 * variance, out=zeros.copy(), where=variance > 0)
+    numbers = (
+        total / size / 255,
+        np.sqrt(variance) / 255,
+        sharpness,
+        zeros,
+        zeros,
+        unknown,
+        unknown,
+    )
+    return np.stack(numbers, 1)
 
 
 def _squares(images):
@@ -116,7 +120,7 @@ def _squares(images):
 def _moments(gray):
     """Returns (mean, variance) of uint8 (H, W), from exact sums: 0 if all pixels are equal."""
     total = int(cv2.sumElems(gray)[0])
-    squares = round(cv2.norm(gray, cv2.NORM_L2SQR))  # which may be a little less
+    squares = round(cv2.norm(gray, cv2.NORM_L2SQR))  # it may be a little below
     return total / gray.size, (gray.size * squares - total**2) / gray.size**2
 
 

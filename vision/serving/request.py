@@ -45,14 +45,14 @@ class Description(NamedTuple):
     """What the prediction log says of an answer besides.
 
     Attributes:
-        looks: float32 (N, 7), `vision.reference.appearance.measure` of the images.
+        looks: float32 (N, 7), `vision.reference.appearance.measure` of the images; None if the log
+            has yet to measure them.
         fingerprint: of the bundle.
         reference: the bundle's `reference`.
-        pixels: uint8 (N, S, S, C), images that the log has yet to measure, so that `looks` is
-            unknown; None if there are none.
+        pixels: uint8 (N, S, S, C), the images that it has yet to measure; None if there are none.
     """
 
-    looks: np.ndarray
+    looks: np.ndarray | None
     fingerprint: str
     reference: Mapping[str, Any] | None
     pixels: np.ndarray | None = None

@@ -70,7 +70,8 @@ class _Prepared(NamedTuple):
 
     Attributes:
         images: the batch.
-        looks: what each is like, for the prediction log; None if that is not wanted.
+        looks: what each is like, for the prediction log; None if that is not wanted or not yet
+            known.
         grid: where they are, if they are the tiles of one image.
         pixels: small images that the log is to measure.
     """
@@ -145,7 +146,7 @@ class Service:
             prediction.heat,
             rule=rule,
         )
-        if looks is not None:
+        if self._describe:
             answer.description = Description(looks, bundle.fingerprint, bundle.reference, pixels)
         if grid is not None and request.tiling is not None:
             answer.tiled = TiledPrediction(
@@ -161,13 +162,14 @@ class Service:
             cut = await self._decoder.cut(request.images, bundle, request.tiling, self._describe)
             return _Prepared(cut.tiles, cut.looks, cut.grid)
         looks = pixels = None
-        if self._describe:
-            looks = np.full((len(request.images), len(appearance.NAMES)), np.nan, np.float32)
-        if self._describe and not _is_small(request.images):
-            images = await self._decoder.prepare(request.images, bundle, looks)
-        else:
+        if not self._describe:
             images = await self._decoder.prepare(request.images, bundle)
-            pixels = images.copy() if self._describe else None  # a view would hold the message
+        elif _is_small(request.images):
+            images = await self._decoder.prepare(request.images, bundle)
+            pixels = images.copy()  # a view would hold the message
+        else:
+            looks = np.full((len(request.images), len(appearance.NAMES)), np.nan, np.float32)
+            images = await self._decoder.prepare(request.images, bundle, looks)
         if request.cells or bundle.encoder is not None:
             images = await asyncio.to_thread(with_cells, images, request.cells, bundle)
         return _Prepared(images, looks, pixels=pixels)

@@ -1,4 +1,4 @@
-"""The images' numbers in the log, of those that came as pixels: whoever measures them, and when."""
+"""The numbers that the log has of images that came as pixels, few or many in a request."""
 
 import urllib.parse
 
@@ -52,9 +52,8 @@ def test_the_log_measures_what_waits_among_what_is_measured(tmp_path):
         images = pixels(count, seed)
         numbers = appearance.measure_all(images)
         expected.append(numbers)
-        waits = seed != 1
-        looks = np.full_like(numbers, np.nan) if waits else numbers
-        description = Description(looks, "print", None, images if waits else None)
+        parts = (numbers, None) if seed == 1 else (None, images)
+        description = Description(parts[0], "print", None, parts[1])
         answer = Answer(
             "pets",
             "1",

@@ -324,19 +324,20 @@ def _kind(answer):
 def _looks(answers):
     """Returns float32 (N, 7), what the images of a version's answers are like; NaN if that is
     unknown. Measures those that have yet to be."""
-    unknown = (len(appearance.NAMES),)
-    looks = [
-        np.full((len(answer.probabilities), *unknown), np.nan, np.float32)
-        if answer.description is None
-        else answer.description.looks
-        for answer in answers
-    ]
-    waiting = [i for i, answer in enumerate(answers) if _pixels(answer) is not None]
+    waiting = [pixels for pixels in map(_pixels, answers) if pixels is not None]
+    measured = iter(())
     if waiting:
-        measured = appearance.measure_all(np.concatenate([_pixels(answers[i]) for i in waiting]))
-        ends = np.cumsum([len(looks[i]) for i in waiting])
-        for i, rows in zip(waiting, np.split(measured, ends[:-1]), strict=True):
-            looks[i] = rows
+        ends = np.cumsum([len(pixels) for pixels in waiting])
+        measured = iter(np.split(appearance.measure_all(np.concatenate(waiting)), ends[:-1]))
+    looks = []
+    for answer in answers:
+        if answer.description is None:
+            unknown = (len(answer.probabilities), len(appearance.NAMES))
+            looks.append(np.full(unknown, np.nan, np.float32))
+        elif answer.description.pixels is None:
+            looks.append(answer.description.looks)
+        else:
+            looks.append(next(measured))
     return np.concatenate(looks)
 
 
