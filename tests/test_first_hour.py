@@ -9,7 +9,7 @@ import sys
 import cv2
 import pytest
 
-from experiments.first_hour import compare, readme
+from experiments.first_hour import compare, photos, readme
 from experiments.first_hour.commands import Step, read_steps
 from tests.conftest import REPOSITORY
 from tests.monitoring.conftest import photos as patterns
@@ -42,6 +42,20 @@ print(1)
 HELLO = """#!/bin/sh
 echo "name=$NAME path=$PYTHONPATH home=$(ls -A "$HOME")"
 """
+
+
+def test_photos_are_sorted_by_their_number(tmp_path, shared_data, capsys):
+    out = tmp_path / "photos"
+    archive = str(shared_data / "imagenet_samples.tar")
+    photos.main([archive, str(out)])
+    printed = "mammals: 43 photos\nother_animals: 37 photos\nthings: 101 photos\n"
+    assert capsys.readouterr().out == printed
+    assert len(photos.read_photos(out)) == 181
+    assert (out / "mammals" / "0360_n02444819_otter.jpg").is_file()
+    assert "exists: give a new folder" in refusal(photos.main, capsys, archive, str(out))
+    text = tmp_path / "text.tar"
+    text.write_text("text")
+    assert "is not a tar file" in refusal(photos.main, capsys, str(text), str(tmp_path / "none"))
 
 
 def test_commands_come_in_the_order_of_the_page():
