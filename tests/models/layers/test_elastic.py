@@ -1,5 +1,7 @@
 """Networks inside a larger one: the same numbers as the network that is cut out of it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,9 @@ from tests.support.mobile import SPACE, choices, cut, largest
 from vision.errors import UserError
 from vision.models import surgery
 from vision.models.layers import elastic
+from vision.models.layers.convolution import ConvNorm
 from vision.models.layers.inverted_residual import round_width
+from vision.models.layers.norms import BatchNorm
 from vision.models.layers.variants import choice_of, parse
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 12, 12, 3)), jnp.float32)
@@ -42,6 +46,31 @@ def test_a_network_computes_the_same_inside_and_cut_out(mode, whole):
         result = inside(state, elastic.as_arrays(choice))
         np.testing.assert_allclose(result / scale, expected / scale, atol=2e-6)
     assert len(programs) == 1  # it was traced once for all
+
+
+@pytest.mark.parametrize("padding", [None, "SAME"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_smaller_kernel_stands_at_the_same_places(stride, padding):
+    norm = functools.partial(BatchNorm, rngs=nnx.Rngs(0))
+    layer = ConvNorm(
+        *(3, 3, 7, stride),
+        norm=norm,
+        groups=3,
+        padding=padding,
+        dtype=jnp.float32,
+        rngs=nnx.Rngs(0),
+    )
+    layer.eval()
+    graph, state = nnx.split(layer)
+    layers = [nnx.merge(graph, state, copy=True) for _ in range(3)]
+    kernel = layer.conv.kernel.get_value()
+    for masked, side in zip(layers, (3, 5, 7), strict=True):
+        edge = (7 - side) // 2
+        inside = np.pad(np.ones((side, side, 1, 1), np.float32), [(edge, edge)] * 2 + [(0, 0)] * 2)
+        masked.conv.kernel.set_value(kernel * inside)
+    result = [elastic._depthwise(layer, IMAGES, jnp.int32(side)) for side in (3, 5, 7)]
+    expected = [masked(IMAGES) for masked in layers]
+    np.testing.assert_allclose(jnp.stack(result), jnp.stack(expected), atol=1e-5)
 
 
 def test_the_kernels_are_whole_afterwards(whole):

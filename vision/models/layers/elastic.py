@@ -2,22 +2,23 @@
 
 Once-for-All, Cai et al. 2019 (arXiv:1908.09791), section 3.3: a smaller network has the first
 channels, the first blocks of each stage and the centers of the kernels. As in BigNAS, Yu et al.
-2020 (arXiv:2003.11142), no matrix transforms the centers. The network is traced: channels, kernels
-and blocks are masked, not cut, so one compiled program serves all of them, at the cost of the
-largest.
+2020 (arXiv:2003.11142), no matrix transforms the centers. The network is traced, so one compiled
+program serves all of them: channels are masked, at the cost of the most; kernels and squeezes, and
+in evaluation mode blocks, are branches of the program that cost nothing unless they are taken.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from vision.errors import UserError
 from vision.models.layers.variants import ELASTIC, Choice, Space, stages_of
+
+SMALLEST = 3  # side of a kernel
 
 Traced = dict[str, jax.Array]  # {letter: int32 (S,)}, the numbers of each of S stages
 
@@ -60,10 +61,18 @@ def logits(model: Any, images: jax.Array, choice: Traced) -> jax.Array:
     for i, blocks in enumerate(stages):
         stage = {letter: numbers[i] for letter, numbers in choice.items()}
         for j, block in enumerate(blocks):
-            y = _block(block, x, features, stage)
-            x = jnp.where(j < stage["d"], y, x) if j else y
+            x = _block(block, x, features, stage) if j == 0 else _later(j, block, x, stage)
             features = stage["w"]
     return model.head(model.pool(last[0](x)))
+
+
+def _later(j: int, block: Any, x: jax.Array, stage: Mapping[str, Any]) -> jax.Array:
+    """Returns the result of block j > 0 of a stage; x itself if the network lacks that block."""
+    is_there = j < stage["d"]
+    if block.project.norm.use_running_average:
+        return jax.lax.cond(is_there, lambda x: _block(block, x, stage["w"], stage), lambda x: x, x)
+    # In training mode the norms note their averages, which a branch must not do.
+    return jnp.where(is_there, _block(block, x, stage["w"], stage), x)
 
 
 def _block(block: Any, x: jax.Array, features: Any, stage: Mapping[str, Any]) -> jax.Array:
@@ -77,11 +86,12 @@ def _block(block: Any, x: jax.Array, features: Any, stage: Mapping[str, Any]) ->
     """
     expanded = stage["e"] * features
     y = _first(block.expand(x), expanded)
-    with _center(block.depthwise.conv, stage["k"]):
-        y = block.depthwise(y)
-    y = _first(y, expanded)
+    y = _first(_depthwise(block.depthwise, y, stage["k"]), expanded)
     if block.squeeze is not None:
-        y = jnp.where(stage["se"] > 0, _squeeze(block.squeeze, y, _round_quarter(expanded)), y)
+        squeezed = _round_quarter(expanded)
+        y = jax.lax.cond(
+            stage["se"] > 0, lambda y: _squeeze(block.squeeze, y, squeezed), lambda y: y, y
+        )
     y = _first(block.project(y), stage["w"])
     return y if block.drop is None else x + block.drop(y)
 
@@ -104,17 +114,33 @@ def _first(x: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where(jnp.arange(x.shape[-1]) < count, x, jnp.zeros((), x.dtype))
 
 
-@contextlib.contextmanager
-def _center(conv: nnx.Conv, side: jax.Array) -> Iterator[None]:
-    """Leaves the center of a kernel, `side` x `side`, inside the block; 0 stands around it."""
+def _depthwise(layer: Any, x: jax.Array, side: jax.Array) -> jax.Array:
+    """Returns the result of a depthwise `ConvNorm` with the center of its kernel, `side` x `side`.
+
+    A smaller kernel stands at the same places: those of the largest are padded as much less.
+    """
+    conv = layer.conv
     kernel = conv.kernel.get_value()
-    distance = np.abs(np.arange(kernel.shape[0]) - kernel.shape[0] // 2)
-    inside = jnp.maximum(distance[:, None], distance[None]) <= side // 2
-    conv.kernel.set_value(kernel * inside[:, :, None, None].astype(kernel.dtype))
-    try:
-        yield
-    finally:
-        conv.kernel.set_value(kernel)
+    largest = len(kernel)
+    sides = range(SMALLEST, largest + 1, 2)
+
+    def convolve(cut: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        center = kernel[cut : largest - cut, cut : largest - cut]
+        padding = conv.padding
+        if not isinstance(padding, str):
+            padding = [(low - cut, high - cut) for low, high in padding]
+        return jax.lax.conv_general_dilated(
+            x.astype(conv.dtype),
+            center.astype(conv.dtype),
+            (conv.strides,) * 2 if isinstance(conv.strides, int) else conv.strides,
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=conv.feature_group_count,
+        )
+
+    branches = [functools.partial(convolve, (largest - side) // 2) for side in sides]
+    x = layer.norm(jax.lax.switch((side - SMALLEST) // 2, branches, x, kernel))
+    return x if layer.act is None else layer.act(x)
 
 
 def cut(

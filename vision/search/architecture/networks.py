@@ -30,6 +30,7 @@ from vision.search.architecture.costs import Task
 from vision.training.run import run
 
 METRIC = "val/accuracy"
+JUDGED = 64  # images in a batch; a CPU's caches hold what small maps take
 
 
 class Networks(Protocol):
@@ -106,7 +107,7 @@ class Shared:
     Args:
         workdir: directory of a run of the objective `supernet`.
         calibration: training images for the averages.
-        batch: images in a batch.
+        batch: images in a batch of the averages.
         limit: validation images, evenly spaced; 0 for all.
 
     Raises:
@@ -140,7 +141,7 @@ class Shared:
         self._calibration = [
             images[i : i + batch] for i in range(0, len(images) // batch * batch, batch)
         ]
-        self._batches = _validation(data.loaders["val"], batch, limit)
+        self._batches = _validation(data.loaders["val"], JUDGED, limit)
         self._programs = _Programs(model, config)
 
     def statistics(self, choice: Choice) -> dict[str, np.ndarray]:
