@@ -94,22 +94,6 @@ def empty(file):
 DAMAGES = (flip, cut, delete, empty)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["bool", "int8", "uint8", "bfloat16", "float16", "int32", "float32", "float64"]
-)
-def test_checksum_changes_with_any_bit(float64, dtype):
-    x = np.arange(24).reshape(4, 6) % 2
-    original = checksum({"x": jnp.asarray(x, dtype)})
-    for i in range(x.size):
-        other = x.copy()
-        other.flat[i] ^= 1
-        assert checksum({"x": jnp.asarray(other, dtype)}) != original
-    assert checksum({"x": jnp.asarray(x[::-1], dtype)}) == checksum(
-        {"x": jnp.asarray(x[::-1].copy(), dtype)}
-    )
-    assert checksum({"x": jnp.asarray(np.roll(x, 1), dtype)}) != original
-
-
 class Fields(NamedTuple):
     slow: jax.Array
     count: jax.Array
@@ -128,16 +112,6 @@ def test_checksum_is_that_of_what_orbax_reads(tmp_path, monkeypatch):
     with Checkpoints(tmp_path, default().checkpoint) as older:
         restored, _ = older.restore_latest(state)
     np.testing.assert_array_equal(restored["opt"].slow, state["opt"].slow)
-
-
-def test_checksum_is_the_same_on_any_devices_and_takes_odd_leaves():
-    x = jnp.arange(64, dtype=jnp.float32)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
-    split = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
-    assert checksum([x]) == checksum([split])
-    assert checksum([jnp.float32(jnp.nan), jnp.zeros((0, 3))]) != checksum(
-        [jnp.float32(jnp.inf), jnp.zeros((0, 3))]
-    )
 
 
 def test_saved_bits_come_back(copied):
