@@ -19,7 +19,7 @@ from vision.errors import brief
 from vision.stages import stages
 from vision.support.accelerator import has_nvidia_driver
 from vision.support.extras import CHECKOUT, MODULES, is_missing, packages, packages_of, remedy
-from vision.support.processes import cores
+from vision.support.processes import bound, cores
 
 OK = "ok"
 NOTE = "note"  # something is missing, but training works
@@ -112,7 +112,11 @@ def _devices() -> Iterator[Check]:
     environment = os.environ | {"PYTHONPATH": path}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DEVICE_TIMEOUT, env=environment
+            bound(command),
+            capture_output=True,
+            text=True,
+            timeout=DEVICE_TIMEOUT,
+            env=environment,
         )
         lines = done.stdout.splitlines() or [""]
         report = json.loads(lines[-1]) if not done.returncode else None

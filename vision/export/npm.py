@@ -19,6 +19,7 @@ from typing import Any
 from vision.errors import RunError, UserError
 from vision.support import disk
 from vision.support.files import new_directory, replacing
+from vision.support.processes import bound
 from vision.support.progress import waiting
 
 CACHE = pathlib.Path("~/.cache/vision/npm")
@@ -108,7 +109,7 @@ def _run_npm(packages, directory):
     try:
         with waiting("npm downloads the runtime of the page"):
             finished = subprocess.run(
-                command, cwd=directory, capture_output=True, text=True, timeout=PATIENCE
+                bound(command), cwd=directory, capture_output=True, text=True, timeout=PATIENCE
             )
         reason = finished.stderr.strip() or finished.stdout.strip()
     except subprocess.TimeoutExpired:

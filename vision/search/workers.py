@@ -15,7 +15,7 @@ from vision.errors import RunError, UserError
 from vision.search.request import Request
 from vision.support import progress, signals
 from vision.support.memory import keep_freed_memory
-from vision.support.processes import describe_death, prepare_worker
+from vision.support.processes import bound, describe_death, prepare_worker
 
 PATIENCE = 60.0  # seconds for workers to save and end, before they are killed
 COUNT = 3.0  # seconds between two looks at how many trials have ended
@@ -126,7 +126,7 @@ def own_gpus() -> list[str]:
         return [name for name in visible.split(",") if name.strip()]
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(bound(command), capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.split() if done.returncode == 0 else []

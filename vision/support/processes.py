@@ -4,11 +4,13 @@ deaths and limits."""
 import collections
 import concurrent.futures
 import contextlib
+import errno
 import math
 import multiprocessing
 import os
 import pathlib
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -18,6 +20,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from vision.errors import RunError, UserError
+from vision.support import parent_death
 from vision.support.cgroup import cpu_limit
 
 LONGEST_WAIT = 600.0  # seconds without any result after which the processes count as stuck
@@ -98,6 +101,28 @@ def ordered(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def bound(command: Sequence[str]) -> list[str]:
+    """Returns a command that does what another one does, and is killed when this process ends.
+
+    That is, even by a `kill -9`. The thread that starts it must wait for it. Without effect on
+    systems other than Linux.
+
+    Args:
+        command: a program, looked up in PATH, and its arguments.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    if sys.platform != "linux" or not sys.executable:
+        return list(command)
+    program = shutil.which(command[0])
+    if program is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
+    # isolated, and without site-packages: it starts in 20 ms
+    start = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid())]
+    return [*start, program, *command[1:]]
+
+
 def prepare_worker() -> None:
     """Lets a worker process end when its parent does, and by nothing else that is meant for it.
 
@@ -108,7 +133,19 @@ def prepare_worker() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
+        if _is_started_by_main_thread(parent.pid):
+            parent_death.end_with(parent.pid)
+        # of other threads, whose end the kernel would take for the parent's; other systems
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _is_started_by_main_thread(parent: int) -> bool:
+    """Whether the main thread of a living process has started this one; False if unknown."""
+    children = pathlib.Path(f"/proc/{parent}/task/{parent}/children")  # Linux
+    try:
+        return str(os.getpid()) in children.read_text().split()
+    except OSError:
+        return False
 
 
 def _end_with(parent):

@@ -23,7 +23,7 @@ from vision.errors import UserError, brief
 from vision.support import progress, signals
 from vision.support.files import write_json
 from vision.support.lock import locked
-from vision.support.processes import require_files
+from vision.support.processes import bound, require_files
 
 if TYPE_CHECKING:  # these import JAX, which counts as start-up time
     from jax.sharding import Mesh
@@ -344,7 +344,7 @@ def _git_commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(
-            command,
+            bound(command),
             cwd=pathlib.Path(__file__).parent,
             capture_output=True,
             text=True,

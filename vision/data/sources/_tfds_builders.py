@@ -25,6 +25,7 @@ import tensorflow_datasets as tfds
 from vision.data.sources._download import WebFile, fetch
 from vision.errors import UserError
 from vision.support import progress
+from vision.support.processes import bound
 
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
@@ -259,7 +260,7 @@ def build_official(name: str, data_dir: Path | str) -> None:
     )
     with progress.library(f"preparing {name}"):
         child = subprocess.run(
-            [sys.executable, "-c", command, name, str(data_dir)],
+            bound([sys.executable, "-c", command, name, str(data_dir)]),
             stdout=subprocess.PIPE,  # the reason; progress goes to stderr
             text=True,
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"},
