@@ -120,6 +120,12 @@ class RunLog:
         if last is not None:
             last.result()
 
+    def settle(self) -> None:
+        """Does as `flush`, and gives the tracker time to take everything so far."""
+        self.flush()
+        if self._tracking is not None:
+            self._tracking.settle()
+
     def __enter__(self) -> "RunLog":
         return self
 

@@ -260,7 +260,7 @@ class Session:
         """Begins to write a checkpoint, with the scalars of an evaluation at this step."""
         if self._scalars is None:
             self._meter.flush(self._state["params"])
-        self._log.flush()  # a resumed run finds the lines up to its checkpoint
+        self._log.settle()  # a resumed run and its tracker have the lines up to its checkpoint
         progress = self._policy.state() | {
             "meter": self._meter.state(),
             "train_seconds": time.perf_counter() - self._began,

@@ -13,7 +13,9 @@ from tests.conftest import REPOSITORY
 from tests.support.commands import outcome, refusal
 from vision import distributed, main, parallel
 from vision.config import default
+from vision.run.checkpoints import Checkpoints
 from vision.training import run
+from vision.training.log import RunLog
 from vision.training.trackers import tracking as module
 
 CONFIG = ("--config", f"{REPOSITORY}/configs/digits.py:smoke")
@@ -178,6 +180,56 @@ def test_a_server_that_hangs_delays_only_the_end(begin, tracker):
     ]
 
 
+def test_a_checkpoint_waits_for_what_was_reported_before(begin, tracker, tmp_path):
+    tracker.act = lambda: time.sleep(0.05)
+    with begin("mlflow") as tracking:
+        tracking.settle()  # nothing has begun
+        log = RunLog(tmp_path, default().log, 0, 20, tracking=tracking)
+        with log:
+            for step in range(1, 21):
+                log.scalars(step, {"train/loss": float(step)})
+            log.settle()
+            assert [step for step, _ in tracker.calls] == list(range(1, 21))
+            assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 20
+    assert begin.lines == []
+
+
+def test_only_one_checkpoint_waits_for_a_server_that_hangs(begin, tracker, monkeypatch):
+    goes_on = threading.Event()
+    tracker.act = lambda: goes_on.wait(60)
+    with begin("mlflow") as tracking:
+        tracking.scalars(1, {"train/loss": 1.0})
+        monkeypatch.setattr(module, "SHORT_PATIENCE", 0.5)
+        for _ in range(3):
+            started = time.monotonic()
+            tracking.settle()
+            waited = time.monotonic() - started
+        assert waited < 0.4
+        (line,) = begin.lines
+        assert line.startswith("note: mlflow is more than 0.5 s behind a checkpoint: if this run ")
+        goes_on.set()
+        monkeypatch.setattr(module, "SHORT_PATIENCE", 600.0)
+        assert tracking._settled.wait(60)
+        tracking.scalars(2, {"train/loss": 1.0})
+        tracking.settle()
+        assert [step for step, _ in tracker.calls] == [1, 2]
+
+
+def test_a_checkpoint_does_not_wait_for_a_tracker_that_fails(begin, tracker):
+    def fail():
+        time.sleep(0.5)
+        raise ConnectionError
+
+    tracker.act = fail
+    with begin("mlflow") as tracking:
+        tracking.scalars(1, {"train/loss": 1.0})
+        started = time.monotonic()
+        tracking.settle()  # the patience is ten minutes here
+        tracking.settle()
+        assert time.monotonic() - started < 60
+    assert len(begin.lines) == 1
+
+
 def test_a_library_that_cannot_be_imported_is_a_line(begin, monkeypatch):
     monkeypatch.setitem(sys.modules, "vision.training.trackers.mlflow", None)
     with begin("mlflow") as tracking:
@@ -190,6 +242,16 @@ def test_a_library_that_cannot_be_imported_is_a_line(begin, monkeypatch):
 
 def test_a_training_reports_what_its_log_has(tracker, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("vision.config.trackers.require", lambda *args, **kwargs: None)
+    tracker.act = lambda: time.sleep(0.3)  # it is behind at each checkpoint, if none waits
+    save = Checkpoints.save
+
+    def save_and_look(checkpoints, *args):
+        written = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        saved.append((len(written), len(tracker.calls)))
+        save(checkpoints, *args)
+
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", save_and_look)
     flags = {
         "model.name": "mlp",
         "model.variant": "mu",
@@ -206,6 +268,7 @@ def test_a_training_reports_what_its_log_has(tracker, tmp_path, capsys, monkeypa
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     logged = [(line.pop("step"), line) for line in lines]
     assert tracker.calls[:-1] == logged and len(logged) > 1
+    assert saved and all(written == reported > 0 for written, reported in saved)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     scalars, files = tracker.calls[-1]
     assert scalars["test/accuracy"] == pytest.approx(result["accuracy"])

@@ -7,6 +7,7 @@ import pathlib
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -23,7 +24,8 @@ NAME = "tracker.json"
 SCHEMA = {"mlflow?": str, "wandb?": str, "finished?": [str]}
 FILES = ("config.json", "result.json", "curves.png")
 PATIENCE = 120.0  # seconds that the end of a run waits for its tracker, at most
-SHORT_PATIENCE = 10.0  # of a run that was interrupted: its user waits
+SHORT_PATIENCE = 10.0  # of a run that was interrupted: its user waits; and of a checkpoint
+POLL = 0.1  # seconds between two looks at whether the thread still works
 LONGEST_BACKLOG = 10_000  # steps whose values wait for a tracker
 _CREDENTIALS = re.compile(r"://[^\s/@]*:[^\s@]*@")  # of an address in a library's message
 
@@ -73,8 +75,8 @@ class Tracker(Protocol):
 class Tracking:
     """Reports a run to its tracker.
 
-    Nothing here raises an error. Only the end of a run waits for a server. If something goes wrong,
-    one line says so, and nothing more is reported.
+    Nothing here raises an error. Only checkpoints and the end of a run wait for a server. If
+    something goes wrong, one line says so, and nothing more is reported.
 
     Args:
         name: the tracker's.
@@ -102,6 +104,8 @@ class Tracking:
         self._tasks: queue.SimpleQueue[Callable[[Tracker], object] | None] = queue.SimpleQueue()
         self._has_ended = False
         self._has_given_up = False
+        self._is_late = False  # whether a checkpoint has waited in vain
+        self._settled: threading.Event | None = None  # set once the last checkpoint's task is done
         self._leaves_out = False  # whether a line has said that the backlog was too long
         # Not on the thread: a library of two seconds would take them from the first steps.
         self._module = self._import()
@@ -121,6 +125,25 @@ class Tracking:
         finite = {name: float(value) for name, value in scalars.items() if math.isfinite(value)}
         self._tasks.put(lambda tracker: tracker.scalars(step, finite))
         self._begin()
+
+    def settle(self) -> None:
+        """Waits until everything so far is reported, at most `SHORT_PATIENCE`.
+
+        A checkpoint calls it: a run that is killed afterwards goes on there, and never reports
+        earlier values again. While a server hangs, only the first checkpoint waits.
+        """
+        if self._settled is not None and not self._settled.is_set():
+            return
+        if self._has_given_up or self._has_ended or self._thread.ident is None:
+            return
+        settled = threading.Event()
+        self._settled = settled
+        self._tasks.put(lambda _: settled.set())
+        deadline = time.monotonic() + SHORT_PATIENCE
+        while not settled.wait(POLL) and self._thread.is_alive():
+            if time.monotonic() > deadline:
+                self._note_late()
+                return
 
     def finish(self, scalars: Mapping[str, float]) -> None:
         """Reports the end of a run.
@@ -163,6 +186,15 @@ class Tracking:
             self._report(
                 f"note: {self._name} has not taken everything within {patience:g} s: "
                 f"{self._workdir} has all numbers of this run"
+            )
+
+    def _note_late(self) -> None:
+        """Says, once, that a kill may cost values."""
+        if not self._is_late:
+            self._is_late = True
+            self._report(
+                f"note: {self._name} is more than {SHORT_PATIENCE:g} s behind a checkpoint: if "
+                f"this run is killed, it may lack values there; {self._workdir} has all numbers"
             )
 
     def _leave_out(self, step: int) -> None:
