@@ -377,6 +377,18 @@ def test_keys_and_tls(locked, tmp_path):
             client.infer("tiny", images, headers={"x-api-key": "key-of-bert"})
 
 
+@pytest.mark.parametrize("max_body", [2**31 - 1, 2**31, 2**40])
+def test_a_limit_beyond_those_of_grpc(models, max_body):
+    """gRPC's own limit of a message is a signed 32-bit integer."""
+    large = Served(dataclasses.replace(SETTINGS, models=str(models), max_body=max_body))
+    try:
+        with triton.InferenceServerClient(f"127.0.0.1:{large.port}") as client:
+            answer = client.infer("tiny", [of_images(pixels(40))])
+        assert len(answer.as_numpy("probabilities")) == 40
+    finally:
+        large.close()
+
+
 def test_a_port_that_is_taken(served):
     with pytest.raises(UserError, match=f"--grpc-port {served.port} on 127.0.0.1 is not available"):
 

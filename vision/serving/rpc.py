@@ -43,6 +43,7 @@ from vision.serving.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
 PUBLIC = ("ServerLive", "ServerReady")  # need no key
+LONGEST = 2**31 - 1  # bytes of a message: gRPC counts them in a signed 32-bit integer
 # the lists of a tensor's contents by its datatype, besides uint_contents
 CONTENTS = {
     "BYTES": "bytes_contents",
@@ -62,7 +63,7 @@ def build(calls: "Calls", settings: Settings) -> grpc.aio.Server:
         UserError: the port is taken.
     """
     options = {
-        "grpc.max_receive_message_length": settings.max_body + messages.ROOM,
+        "grpc.max_receive_message_length": min(settings.max_body + messages.ROOM, LONGEST),
         "grpc.max_send_message_length": -1,  # unlimited: as long as what was asked for
         "grpc.max_concurrent_streams": 256,  # per connection; further calls wait in the client
         "grpc.so_reuseport": 0,  # otherwise two servers could share a port without an error

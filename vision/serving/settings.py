@@ -51,7 +51,7 @@ class Settings:
     decode_threads: Annotated[int, "threads that decode images; 0 = all cores, but at most 4"] = 0
     provider: Annotated[str, "cpu, cuda or tensorrt"] = "cpu"
 
-    max_body: Annotated[int, "bytes of a request"] = 33_554_432
+    max_body: Annotated[int, "bytes of a request; with gRPC 2 GiB at most"] = 33_554_432
     max_images: Annotated[int, "images in a request"] = 64
     max_tiles: Annotated[int, "tiles that a request's image is cut into; 0 = --max-queue"] = 0
     max_pixels: Annotated[int, "pixels of an image, and of all that are decoded at a time"] = (
