@@ -15,8 +15,15 @@ from vision.data.decode import read_header
 from vision.data.formats import format_of
 from vision.serving.errors import Refused, TooLarge, Unreadable
 
-# PIL reads dozens, some with external programs
-FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+# {format that the server reads: its media type}; PIL reads dozens, some with external programs
+FORMATS = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WebP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+}
 BASE64 = (b"/9j/", b"iVBORw0KGgo", b"R0lGODlh", b"R0lGODdh", b"UklGR")  # how images begin in it
 FEW = 16  # scans of a JPEG; progressive ones have ten
 # Segments, chunks, blocks or strips of a file; a PNG of 80 MB has this many of the default size.

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import io
 import json
 import math
 import re
@@ -11,6 +12,7 @@ import urllib.parse
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from PIL import Image
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
@@ -20,6 +22,7 @@ from tests.support.tiny_bundle import write_bundle
 from vision.bundle.directory import open_bundle
 from vision.data.decode import decode
 from vision.serving.errors import TooMany
+from vision.serving.headers import FORMATS
 from vision.serving.http import openapi, rest
 from vision.serving.http.middleware.response_headers import HEADERS
 from vision.serving.keys import ApiKeys
@@ -251,6 +254,23 @@ def test_errors_are_one_line_of_json(ask, method, path, body, status):
         and "\n" not in response.json["error"]
     )
     assert response.headers.items() >= HEADERS.items()
+
+
+def test_the_formats_that_are_read_are_those_that_are_named(ask):
+    document = ask("GET", "/openapi.json").json
+    post = document["paths"]["/classify/{model}"]["post"]
+    kinds = {kind for kind in post["requestBody"]["content"] if kind.startswith("image/")}
+    accepted = re.search(rb'type="file" accept="(.*?)"', ask("GET", "/").body)[1].decode()
+    assert kinds == set(accepted.split(",")) == set(FORMATS.values())
+    for kind, media_type in FORMATS.items():
+        assert f"image/{kind.lower()}" == media_type
+        assert ask("POST", "/classify/tiny", wire.image(kind)).status == 200
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "AVIF")
+    names = ", ".join(FORMATS)
+    refused = ask("POST", "/classify/tiny", file.getvalue())
+    assert refused.status == 415 and names in post["responses"]["415"]["description"]
+    assert refused.json["error"].endswith(f"an AVIF file is not accepted: send {names}")
 
 
 def test_only_health_and_the_page_need_no_key(ask):

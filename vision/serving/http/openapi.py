@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vision.serving.headers import FORMATS
 from vision.serving.http.schemas import SCHEMAS, TILING, UNSURE, ref
 from vision.serving.protocol.inference import MAX_TOP_K
 from vision.version import __version__
@@ -17,7 +18,7 @@ REASONS = {
     404: "There is no such model or version",
     408: "The body did not arrive in time",
     413: "The body or an image is too large, or there are too many images to answer in time",
-    415: "The body is not an image of a known format, or it is compressed",
+    415: f"The body is not an image of a known format ({', '.join(FORMATS)}), or it is compressed",
     429: "Too many requests; the header Retry-After gives the seconds to wait before retrying",
     503: "The server or the model is not ready",
 }
@@ -112,7 +113,7 @@ def _classify():
         "Classifies an image: the body or a form's file; with tiles, a large image by its tiles",
         {
             "multipart/form-data": {"schema": form},
-            "image/*": {},
+            **{media_type: {} for media_type in FORMATS.values()},
             "application/octet-stream": {},
         },
         "Classified",

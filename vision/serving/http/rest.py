@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vision.serving.errors import Refused, Unavailable
+from vision.serving.headers import FORMATS
 from vision.serving.http import docs, openapi
 from vision.serving.http.middleware.stack import middleware_stack
 from vision.serving.http.multipart import file_of
@@ -373,5 +374,6 @@ def files() -> dict[str, tuple[bytes, str]]:
     pages = {}
     for name, path in sorted((own | shared).items()):
         kind = mimetypes.guess_type(path.name)[0] or BINARY
-        pages["/" if name == "index.html" else f"/{name}"] = (path.read_bytes(), kind)
+        content = path.read_bytes().replace(b"IMAGE_TYPES", ",".join(FORMATS.values()).encode())
+        pages["/" if name == "index.html" else f"/{name}"] = (content, kind)
     return pages
