@@ -104,6 +104,10 @@ def test_retrieval_on_other_images(trained, tmp_path, capsys):
     code, text, _ = outcome(retrieval.main, capsys, f"--workdir={trained}", f"--data={spec}")
     assert code == 0 and "all: 6 images, 6 different captions" in text
     assert "recall@5 " in text and "(chance 0.8333)" in text
+    (tmp_path / "table.csv").write_text("\n".join(rows).replace("title 4", ""))
+    flags = (f"--workdir={trained}", f"--data={spec}&empty=keep")
+    code, _, text = outcome(retrieval.main, capsys, *flags)
+    assert code == 2 and "1 images of all have no caption to be found by" in text
 
 
 def test_predict_and_evaluate(trained, digits, tmp_path, capsys):

@@ -15,7 +15,14 @@ from vision.data.changes import change
 from vision.data.findings import summarize
 from vision.data.sources import open_splits
 from vision.data.splits import Joined, Subset, make_splits
-from vision.data.texts import EMPTY, NOT_UTF8, from_classes, parse_templates, templates_of
+from vision.data.texts import (
+    EMPTY,
+    NOT_UTF8,
+    from_classes,
+    parse_templates,
+    templates_of,
+    texts_of,
+)
 from vision.errors import UserError
 
 CAPTIONS = ["two cats", "", "Ein Hünd", "a dog, and “more”", " 猫 ", "last"]
@@ -174,7 +181,9 @@ def test_captions_follow_every_selection(tmp_path):
     assert Joined([source, Subset(source, [0])]).texts.tolist() == [*"abcdef", "a"]
     without = Subset(source, [0])
     without.texts = None
-    assert Joined([source, without]).texts is None
+    assert Joined([source, without]).texts.tolist() == [*"abcdef", None]
+    assert texts_of(Subset(Joined([source, without]), [6])) is None
+    assert Joined([without, without]).texts is None
     splits = make_splits({"all": source}, (0.4, 0.3, 0.3), split_by="position")
     noisy = change(splits, f"{spec}&flip_labels=0.5")
     for split in noisy.values():

@@ -36,8 +36,9 @@ def tokenize(
 ) -> Captioned:
     """Gives splits the field "text": token ids, int32 (N, L), padded with 0.
 
-    A source without captions gets those that `config.text.templates` make from its class names.
-    Unlabeled images without captions get none.
+    A source without captions gets those that `config.text.templates` make from its class names,
+    or, if it is joined to one with captions and there are no templates, empty ones. Unlabeled
+    images without captions get none.
 
     Args:
         c: config.text.
@@ -89,6 +90,8 @@ def _captions(c, name, source, seed):
 def captions_of(c: ConfigDict, name: str, source: Source, seed: int) -> np.ndarray:
     """Returns a split's captions, its own or made from class names, object (N,).
 
+    An image of a joined source without captions has "" if there are no templates.
+
     Args:
         c: config.text.
         name: of the split, for messages.
@@ -99,12 +102,15 @@ def captions_of(c: ConfigDict, name: str, source: Source, seed: int) -> np.ndarr
         UserError: it has none, and there are no templates.
     """
     texts = texts_of(source)
-    if texts is not None:
-        return texts
     templates = templates_of(c.templates)
-    if not templates:
+    if texts is None and not templates:
         raise UserError(
             f"the images of {name} have no captions: name a column of the source, such as "
             "csv:FILE?text=COLUMN, or set text.templates to make them from class names"
         )
-    return from_classes(source, templates, seed)
+    if texts is None:
+        return from_classes(source, templates, seed)
+    lacks = np.array([text is None for text in texts], bool)
+    if not lacks.any():
+        return texts
+    return np.where(lacks, from_classes(source, templates, seed) if templates else "", texts)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vision.data.beside import names_of_columns
 from vision.data.findings import Finding
 from vision.data.identity import base_of
 from vision.errors import UserError, check_choice, shown
@@ -134,13 +135,11 @@ def read(source: Any, names: Iterable[str], title: str) -> dict[str, list[Any]]:
         UserError: it has no such column.
     """
     base, rows = base_of(source)
-    columns = list(base.column_names()) if hasattr(base, "column_names") else []
+    columns = names_of_columns(source)
     cells = {}
     for name in names:
         if name not in columns:
-            has = "this source, or one joined to it by +, has no columns"
-            if columns:
-                has = f"its columns are {', '.join(columns)}"
+            has = f"its columns are {', '.join(columns)}" if columns else "it has no columns"
             raise UserError(
                 f"{title} has no column '{name}', which data.columns or the model needs ({has})"
             )

@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision.data import columns as table
+from vision.data.beside import without_column
 from vision.data.captions import FIELD, encode, tokenize
 from vision.data.columns import CATEGORIES, NUMBERS, Columns
 from vision.data.findings import Finding
@@ -17,6 +18,7 @@ from vision.data.tokenizer import TextShape, Tokenizer
 from vision.errors import UserError
 
 TRAIN = "train"
+LACKING = "column values are missing: the images' own source, of those joined, has no such column"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +153,11 @@ def _with_columns(
         cells = table.read(source, columns.names, spec)
         title: Callable[[int], str] = source.name
         fields, more = columns.encode(cells, title)
+        more += [
+            Finding(LACKING, source.name(row), column)
+            for column in columns.names
+            for row in without_column(source, column).tolist()
+        ]
         subset = Subset(source, np.arange(len(source)))
         subset.fields |= fields
         encoded[id(source)] = subset

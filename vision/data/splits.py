@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from vision.data.beside import Beside
 from vision.data.draw import draw
 from vision.data.findings import Finding
 from vision.data.identity import keys_of, units_of
@@ -17,7 +18,7 @@ _EXAMPLES = 3  # classes that a message names
 SPLIT_BY = ("name", "position")  # choices of config.data.split_by
 
 
-class Joined:
+class Joined(Beside):
     """Several sources with the same classes, one after the other, as a source.
 
     Args:
@@ -25,27 +26,15 @@ class Joined:
     """
 
     def __init__(self, sources: Sequence[Source]):
-        self.sources = sources
+        super().__init__(sources)
         self.classes = sources[0].classes
         self.encoded = any(source.encoded for source in sources)
         self.bits = getattr(sources[0], "bits", 0)
         self.labels = np.concatenate([source.labels for source in sources])
         self.findings = sources[0].findings
-        self._starts = np.cumsum([0, *map(len, sources)])
-        fields = [getattr(source, "fields", {}) for source in sources]
-        shared = set(fields[0]).intersection(*fields)
-        self.fields = {name: np.concatenate([f[name] for f in fields]) for name in shared}
-        texts = [getattr(source, "texts", None) for source in sources]
-        captions = [own for own in texts if own is not None]
-        self.texts = np.concatenate(captions) if len(captions) == len(sources) else None
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def locate(self, index: int) -> tuple[Source, int]:
-        """Returns (source, index in that source)."""
-        part = int(np.searchsorted(self._starts, index, "right")) - 1
-        return self.sources[part], int(index - self._starts[part])
 
     def __getitem__(self, index: int) -> dict:
         source, index = self.locate(index)

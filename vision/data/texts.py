@@ -83,8 +83,14 @@ def _read(values: Iterable[Any]) -> tuple[np.ndarray, list[str]]:
 
 
 def texts_of(source: Any) -> np.ndarray | None:
-    """Returns a source's captions, object (N,); None if it has none."""
-    return getattr(source, "texts", None)
+    """Returns a source's captions, object (N,); None if it has none.
+
+    Among joined sources, the images of those without captions have None; see `vision.data.beside`.
+    """
+    captions: np.ndarray | None = getattr(source, "texts", None)
+    if captions is None or (len(captions) and all(caption is None for caption in captions)):
+        return None
+    return captions
 
 
 def from_classes(source: Any, templates: Sequence[str], seed: int) -> np.ndarray:

@@ -70,6 +70,12 @@ def measure(matcher: Any, spec: str = "", split_name: str = "") -> dict[str, Any
         classes = next(iter(open_splits(spec, config.data.bits, 1).values())).classes
     split, rows, vectors = _embed(matcher.projector(classes), spec, split_name)
     texts = captions_of(config.text, split.name, split.source, config.seed)
+    missing = sum(not text.strip() for text in texts[rows])
+    if missing:
+        raise UserError(
+            f"{missing:,} images of {split.name} have no caption to be found by: leave out "
+            "empty=keep, and name the captions of each joined source"
+        )
     ids, _ = matcher.tokenizer.encode(texts[rows])
     numbers = same_texts(ids)
     measured = retrieval(vectors, matcher.vectors_of(ids), numbers)

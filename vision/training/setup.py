@@ -288,7 +288,8 @@ def _check_captions(config: ConfigDict, data: Data) -> None:
         if missing:
             raise UserError(
                 f"{missing:,} images of {name} have no caption, which the objective "
-                f"'{config.objective.name}' needs: leave out empty=keep"
+                f"'{config.objective.name}' needs: leave out empty=keep, and name the captions of "
+                "each joined source"
             )
 
 

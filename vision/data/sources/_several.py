@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from vision.data.beside import Beside, findings_of
 from vision.data.findings import Finding
 from vision.data.identity import base_of, has_names, keys_of, texts
 from vision.errors import UserError
 
 
-class Several:
+class Several(Beside):
     """A part of each of several sources, one after the other, as an opened source.
 
     Images of the first source keep their names; those of the others begin with the number of their
@@ -26,47 +27,39 @@ class Several:
     """
 
     def __init__(self, part: str, sources: dict[int, Any], classes: Sequence[str]):
-        self._parts = list(sources.values())
-        self._starts = np.cumsum([0, *map(len, self._parts)])
+        super().__init__(list(sources.values()))
         self.classes = tuple(classes)
-        self.encoded = any(source.encoded for source in self._parts)
+        self.encoded = any(source.encoded for source in self.sources)
         self.findings: tuple[Finding, ...] = tuple(
-            dict.fromkeys(finding for source in self._parts for finding in source.findings)
+            dict.fromkeys(finding for source in self.sources for finding in source.findings)
         )
         numbers = {name: number for number, name in enumerate(self.classes)}
-        self._maps = [np.array([numbers[c] for c in s.classes], np.int32) for s in self._parts]
+        self._maps = [np.array([numbers[c] for c in s.classes], np.int32) for s in self.sources]
         self.labels = np.concatenate(
-            [new[s.labels] for new, s in zip(self._maps, self._parts, strict=True)]
+            [new[s.labels] for new, s in zip(self._maps, self.sources, strict=True)]
         ).astype(np.int32)
-        counts = [len(source) for source in self._parts]
+        counts = [len(source) for source in self.sources]
         self.members = np.repeat(np.array(list(sources), np.int32), counts)
-        bases = [base_of(source) for source in self._parts]
+        bases = [base_of(source) for source in self.sources]
         self.named = all(has_names(base) and getattr(base, "named", True) for base, _ in bases)
-        self._keys = self._prefixed([keys_of(source, part) for source in self._parts])
+        self._keys = self._prefixed([keys_of(source, part) for source in self.sources])
         self._photos = self._prefixed(
             [
                 texts(base.photos())[rows] if hasattr(base, "photos") else keys_of(source, part)
-                for source, (base, rows) in zip(self._parts, bases, strict=True)
+                for source, (base, rows) in zip(self.sources, bases, strict=True)
             ]
         )
         self.group_names = self._groups(bases)
-        fields = [getattr(source, "fields", {}) for source in self._parts]
-        shared = set(fields[0]).intersection(*fields)
-        self.fields = {
-            name: np.concatenate([values[name] for values in fields]) for name in sorted(shared)
-        }
-        captions: list[Any] = [getattr(source, "texts", None) for source in self._parts]
-        has_captions = all(column is not None for column in captions)
-        self.texts: np.ndarray | None = np.concatenate(captions) if has_captions else None
+        self.findings += tuple(findings_of(sources))
 
     @property
     def bits(self) -> int:
         """Significant bits of 16-bit images."""
-        return max(getattr(source, "bits", 0) for source in self._parts)
+        return max(getattr(source, "bits", 0) for source in self.sources)
 
     @bits.setter
     def bits(self, bits: int) -> None:
-        for source in self._parts:
+        for source in self.sources:
             if hasattr(source, "bits"):
                 source.bits = bits
 
@@ -74,16 +67,16 @@ class Several:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict:
-        place, row = self._locate(index)
-        return self._parts[place][row] | {"label": int(self.labels[index])}
+        source, row = self.locate(index)
+        return source[row] | {"label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
-        place, row = self._locate(index)
-        return self._parts[place].name(row)
+        source, row = self.locate(index)
+        return source.name(row)
 
     def file(self, index: int) -> bytes | None:
-        place, row = self._locate(index)
-        return self._parts[place].file(row)
+        source, row = self.locate(index)
+        return source.file(row)
 
     def keys(self) -> list[str]:
         """Returns what each image is called."""
@@ -92,10 +85,6 @@ class Several:
     def photos(self) -> list[str]:
         """Returns the photo that each image is cut out of, or its own name."""
         return self._photos
-
-    def _locate(self, index: int) -> tuple[int, int]:
-        place = int(np.searchsorted(self._starts, index, "right")) - 1
-        return place, int(index - self._starts[place])
 
     def _prefixed(self, names: Sequence[np.ndarray]) -> list[str]:
         joined = np.concatenate(names)

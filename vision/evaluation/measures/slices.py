@@ -152,7 +152,8 @@ def _file(source, row):
 def columns_of(source: Source, rows: Sequence[int] | np.ndarray) -> dict[str, list]:
     """Returns {name: N values} of the other columns of the table that lists the images.
 
-    {} if they do not come from a table.
+    {} if they do not come from a table. Of joined sources, the images of one that has no such
+    column have "" in it.
 
     Args:
         source: any source; the table is also found behind a division into splits.
@@ -162,20 +163,25 @@ def columns_of(source: Source, rows: Sequence[int] | np.ndarray) -> dict[str, li
     if hasattr(source, "columns"):
         return {name: [values[row] for row in rows] for name, values in source.columns.items()}
     if hasattr(source, "sources") and hasattr(source, "locate"):
-        located = [source.locate(int(row)) for row in rows]
-        return _common_columns([columns_of(part, [row]) for part, row in located])
+        return _joined_columns(source, rows)
     if hasattr(source, "source"):
         inner_rows = source.indices[rows] if hasattr(source, "indices") else rows
         return columns_of(source.source, inner_rows)
     return {}
 
 
-def _common_columns(images):
-    """Returns {name: values} of the columns that all images have, each given as {name: [value]}."""
-    if not images:
-        return {}
-    common = set.intersection(*(set(columns) for columns in images))
-    return {name: [columns[name][0] for columns in images] for name in images[0] if name in common}
+def _joined_columns(joined, rows):
+    """Returns {name: N values} of the columns that the source of any image has."""
+    located = [joined.locate(int(row)) for row in rows]
+    columns = {}
+    for source in {id(source): source for source, _ in located}.values():
+        places = [place for place, (owner, _) in enumerate(located) if owner is source]
+        values = columns_of(source, [located[place][1] for place in places])
+        for name, cells in values.items():
+            column = columns.setdefault(name, [""] * len(rows))
+            for place, cell in zip(places, cells, strict=True):
+                column[place] = cell
+    return columns
 
 
 def _repeats(place, labels):
