@@ -66,6 +66,9 @@ def test_the_interval_is_students(tmp_path):
     paired = stats.ttest_rel([0.9, 0.8, 0.95], [0.7, 0.75, 0.9]).confidence_interval(0.95)
     ours = difference({0: 0.9, 1: 0.8, 2: 0.95, 7: 0.1}, {0: 0.7, 1: 0.75, 2: 0.9})
     assert ours[1:] == pytest.approx((paired.low, paired.high))
+    far = ({0: 0.9, 1: 0.2}, {0: 0.1, 1: 0.3})
+    assert difference(*far, "val/accuracy")[1:] == (-1, 1)
+    assert difference(*far, "val/loss")[1] < -1
 
 
 @pytest.mark.parametrize(

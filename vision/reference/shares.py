@@ -1,6 +1,7 @@
 """How far a share of some images may be from that of all, and whether two shares differ."""
 
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,21 @@ def wilson(
     high = np.where(hits == totals, 1.0, center + half)
     empty = totals == 0
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+def cut_difference(low: Any, high: Any) -> tuple[Any, Any]:
+    """Returns the ends of the interval of a difference of two shares, each cut at -1 and 1.
+
+    Normal approximations and Student's t reach further, but no difference does. An infinite
+    interval, of which nothing is known yet, stays.
+
+    Args:
+        low: float, or float64 (...).
+        high: float, or float64 (...).
+    """
+    low = np.where(np.isinf(low), low, np.clip(low, -1.0, 1.0))[()]
+    high = np.where(np.isinf(high), high, np.clip(high, -1.0, 1.0))[()]
+    return low, high
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

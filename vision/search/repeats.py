@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from vision.config.load import from_dict
 from vision.data.splits import split_seed
 from vision.errors import UserError
+from vision.reference.shares import cut_difference
 from vision.search.queue import place_of
 from vision.search.request import Request
 from vision.search.study import Job, compared, open_repeats
@@ -156,7 +157,7 @@ def interval(values: Sequence[float], metric: str = "") -> tuple[float, float, f
     Args:
         values: one of each seed. With a single one, the ends are infinite.
         metric: what they are. A share is never below 0 or above 1, so its interval is cut there;
-            that of a difference is not.
+            that of a difference is not: see `difference`.
     """
     numbers = np.asarray(values, np.float64)
     mean = float(numbers.mean())
@@ -172,13 +173,19 @@ def interval(values: Sequence[float], metric: str = "") -> tuple[float, float, f
 
 
 def difference(
-    values: Mapping[int, float], baseline: Mapping[int, float]
+    values: Mapping[int, float], baseline: Mapping[int, float], metric: str = ""
 ) -> tuple[float, float, float]:
-    """Returns (mean, low, high) of values minus a baseline's, in pairs of the same seed."""
+    """Returns (mean, low, high) of values minus a baseline's, in pairs of the same seed.
+
+    The interval of a share's difference, see `interval`, is cut at -1 and 1.
+    """
     shared = sorted(values.keys() & baseline.keys())
     if not shared:
         raise UserError("the configs that are compared have no seed in common")
-    return interval([values[seed] - baseline[seed] for seed in shared])
+    mean, low, high = interval([values[seed] - baseline[seed] for seed in shared])
+    if metric.endswith(SHARES):
+        low, high = map(float, cut_difference(low, high))
+    return mean, low, high
 
 
 def chosen_config(repeated: Sequence[Repeated], way: str) -> str:

@@ -151,7 +151,7 @@ def _repeated(results: Results) -> list[dict[str, Any]]:
             "seeds": len(r.seeds),
         }
         if default is not None and r is not default and r.test and default.test:
-            line["gap"] = repeats.difference(r.test, default.test)
+            line["gap"] = repeats.difference(r.test, default.test, metric)
         lines.append(line)
     return lines
 

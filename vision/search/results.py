@@ -179,7 +179,7 @@ def verdict_of(results: Results, name: str) -> list[str]:
         measure = f"{objective.removeprefix('val/')} on the test split"
         ours = own.test
         theirs = default.test
-    gap = repeats.difference(ours, theirs)
+    gap = repeats.difference(ours, theirs, objective)
     return [
         f"With seeds {', '.join(map(str, own.seeds))}, {measure}: {_spread(ours, objective)};",
         f"the searched config as it was given: {_spread(theirs, objective)}.",

@@ -125,6 +125,16 @@ def test_pairs_of_right_and_wrong_are_mcnemars():
     assert comparisons.paired(old, new, np.zeros(100, int)).p == 1
 
 
+def test_no_difference_of_shares_is_beyond_1():
+    """Of a few images, most of which only the new version gets right; other values may be so."""
+    old = np.array([0.0, 0, 0, 1])
+    new = np.array([1.0, 1, 1, 1])
+    result = comparisons.paired(old, new, np.arange(4))
+    assert result.high == 1 and -1 < result.low < result.difference
+    assert comparisons.paired(new, old, np.arange(4)).low == -1
+    assert comparisons.paired(2 * old, 2 * new, np.arange(4)).high > 1
+
+
 def test_pairs_of_one_request_are_not_independent():
     random = np.random.default_rng(5)
     old = random.integers(0, 2, 200).astype(float)

@@ -63,6 +63,10 @@ def test_what_is_not_known_yet():
     few = difference(0.5, 0.01, sequential.LEAST_UNITS - 1)
     assert sequential.sequence(few, 0.1) == (-np.inf, np.inf)
     assert sequential.always_valid_p(few, 0.1) == 1
+    assert sequential.sequence(comparisons.of_shares(few), 0.1) == (-np.inf, np.inf)
+    shares = comparisons.of_shares(difference(0.5, 0.5))
+    assert sequential.sequence(shares, 0.1) == (-1, 1)
+    assert sequential.sequence(difference(0.5, 0.5), 0.1)[1] > 1
     unknown = difference(0.5, np.inf)
     assert sequential.sequence(unknown, 0.1) == (-np.inf, np.inf)
     assert sequential.always_valid_p(unknown, 0.1) == 1

@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from vision.reference.shares import mcnemar, wilson
+from vision.reference.shares import cut_difference, mcnemar, wilson
 
 CHUNK = 4_000_000  # numbers drawn at a time
 
@@ -88,8 +88,8 @@ def mean_of_differences(changes: Sequence[Mapping[str, float]]) -> dict[str, flo
     values, low, high = (
         np.array([change[name] for change in changes]) for name in ("difference", "low", "high")
     )
-    start, end = _joined(values, low, high)
-    return {"difference": float(values.mean()), "low": max(-1.0, start), "high": min(1.0, end)}
+    start, end = cut_difference(*_joined(values, low, high))
+    return {"difference": float(values.mean()), "low": float(start), "high": float(end)}
 
 
 def paired_bootstrap(

@@ -130,9 +130,12 @@ def _randomized(request, data, report):
             measured.rows, measured.totals, measured.covariates, measured.is_new
         )
         totals = adjusted.totals
-        is_binary = False
     measured = measured._replace(totals=totals)
+    is_share = is_binary  # also if its values are adjusted, which are neither 0 nor 1
+    is_binary = is_binary and adjusted is None
     difference = _difference(measured, is_binary, request.alpha)
+    if is_share:
+        difference = comparisons.of_shares(difference)
 
     def compare(name):
         return _difference_of(request, name, *guarded[name])
@@ -152,7 +155,7 @@ def _randomized(request, data, report):
     }
     scale = abs(request.effect)
     record["looks"] = (
-        looks(measured, is_binary, request.alpha, scale) if request.is_sequential else []
+        looks(measured, is_binary, request.alpha, scale, is_share) if request.is_sequential else []
     )
     if data.log.steps_back and request.is_sequential:
         report("the server's clock went back: the order of the looks is uncertain")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.monitoring.abtest.moments import Moments, Number
-from vision.reference.shares import mcnemar, wilson
+from vision.reference.shares import cut_difference, mcnemar, wilson
 
 MISMATCH = 0.001  # p-value of the traffic's shares below which the split is broken
 
@@ -26,6 +26,7 @@ class Difference(NamedTuple):
         units: of the version that has fewer.
         p: two-sided p-value of no difference, right for one look.
         low, high: interval of the difference at level 1 - alpha, right for one look.
+        is_of_shares: whether the means are shares, so that no interval goes beyond -1 or 1.
     """
 
     old: Number
@@ -37,6 +38,7 @@ class Difference(NamedTuple):
     p: Number
     low: Number
     high: Number
+    is_of_shares: bool = False
 
 
 def two_proportions(old: Moments, new: Moments, alpha: float = 0.05) -> Difference:
@@ -67,7 +69,7 @@ def two_proportions(old: Moments, new: Moments, alpha: float = 0.05) -> Differen
     low_new, high_new = wilson(count_new * share_new, count_new, 1 - alpha)
     below = np.sqrt((share_new - low_new) ** 2 + (high_old - share_old) ** 2)
     above = np.sqrt((high_new - share_new) ** 2 + (share_old - low_old) ** 2)
-    return Difference(
+    result = Difference(
         share_old,
         share_new,
         difference,
@@ -78,6 +80,13 @@ def two_proportions(old: Moments, new: Moments, alpha: float = 0.05) -> Differen
         difference - below,
         difference + above,
     )
+    return of_shares(result)
+
+
+def of_shares(difference: Difference) -> Difference:
+    """Returns a difference whose means are shares: its interval is cut at -1 and 1."""
+    low, high = cut_difference(difference.low, difference.high)
+    return difference._replace(low=low, high=high, is_of_shares=True)
 
 
 def two_means(old: Moments, new: Moments, alpha: float = 0.05) -> Difference:
@@ -128,6 +137,8 @@ def paired(old: np.ndarray, new: np.ndarray, unit: np.ndarray, alpha: float = 0.
         error = max(error, _bonett_price(only_old, only_new, len(old)))
     units = len(rows)
     result = _by_t(old.mean(), new.mean(), error, max(units - 1, 1), units, alpha)
+    if is_binary:
+        result = of_shares(result)
     if is_binary and units == len(old):
         result = result._replace(p=mcnemar(only_old, only_new))
     return result

@@ -12,7 +12,9 @@ from vision.monitoring.log import moment
 LOOKS = 60
 
 
-def looks(units: Units, is_binary: bool, alpha: float, scale: float) -> list[dict[str, Any]]:
+def looks(
+    units: Units, is_binary: bool, alpha: float, scale: float, is_share: bool = False
+) -> list[dict[str, Any]]:
     """Returns the difference at up to `LOOKS` equally many units, in the order of time.
 
     Args:
@@ -20,6 +22,7 @@ def looks(units: Units, is_binary: bool, alpha: float, scale: float) -> list[dic
         is_binary: whether the values are yes and no.
         alpha: chance that the sequence ever misses the difference.
         scale: of the sequence.
+        is_share: whether their mean is a share even if a covariate adjusted them.
 
     Returns:
         For each look {"time", "units", "difference", "low", "high"} of the test for one look, and
@@ -37,6 +40,8 @@ def looks(units: Units, is_binary: bool, alpha: float, scale: float) -> list[dic
     new = cumulative(rows[is_new], totals[is_new], new_counts[both])
     compare = comparisons.two_proportions if is_binary else comparisons.two_means
     difference = compare(old, new, alpha)
+    if is_share:
+        difference = comparisons.of_shares(difference)
     low, high = sequential.sequence(difference, scale, alpha)
     columns = {
         "difference": difference.difference,

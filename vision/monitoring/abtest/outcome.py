@@ -170,7 +170,9 @@ def p_text(p: float) -> str:
 
 def numbers(difference: Difference) -> dict[str, float]:
     """Returns a `Difference` of numbers as a record holds it."""
-    return {name: float(value) for name, value in difference._asdict().items()}
+    values = difference._asdict()
+    del values["is_of_shares"]
+    return {name: float(value) for name, value in values.items()}
 
 
 def plain(value: Any) -> Any:

@@ -25,6 +25,7 @@ import numpy as np
 
 from vision.monitoring.abtest.comparisons import Difference, standardized
 from vision.monitoring.abtest.moments import Number
+from vision.reference.shares import cut_difference
 
 CONCENTRATION = 100.0  # of shares around the split: a prior deviation of 5 points for 50:50
 LEAST_UNITS = 100  # of each version: with fewer, the estimate of the variance may be far off
@@ -44,7 +45,8 @@ def boundary(ratio: Number, alpha: float) -> Number:
 def sequence(difference: Difference, scale: float, alpha: float = 0.05) -> tuple[Number, Number]:
     """Returns the ends of the interval that holds the difference at every look together.
 
-    With fewer than `LEAST_UNITS` units of a version they are infinite.
+    With fewer than `LEAST_UNITS` units of a version they are infinite. Otherwise those of shares
+    are cut at -1 and 1.
 
     Args:
         difference: of two versions; its `p`, `low` and `high` are not used.
@@ -57,7 +59,9 @@ def sequence(difference: Difference, scale: float, alpha: float = 0.05) -> tuple
         ratio = (scale / np.where(has_error, error, 1.0)) ** 2
     half = np.where(has_error, error * boundary(ratio, alpha), np.where(error == 0, 0.0, np.inf))
     half = np.where(np.asarray(difference.units) < LEAST_UNITS, np.inf, half)
-    return (difference.difference - half)[()], (difference.difference + half)[()]
+    low = (difference.difference - half)[()]
+    high = (difference.difference + half)[()]
+    return cut_difference(low, high) if difference.is_of_shares else (low, high)
 
 
 def always_valid_p(difference: Difference, scale: float, center: float = 0.0) -> Number:
