@@ -11,7 +11,7 @@ import pytest
 
 from tests.search.requests import request
 from vision.errors import RunError, UserError
-from vision.search.failures import is_unexpected, log_unexpected, reason_of
+from vision.search.failures import forget_logged, is_unexpected, log_unexpected, reason_of
 from vision.search.output import write_results
 from vision.search.queue import DIED
 from vision.search.results import read_results, uncounted
@@ -67,11 +67,25 @@ def test_whose_fault_an_error_is(error, reason, capsys, tmp_path):
     assert capsys.readouterr() == ("", "")
 
 
-def test_tracebacks_are_added_to_the_log(tmp_path):
+def test_the_log_has_the_last_failure_of_each_network(tmp_path):
+    log = tmp_path / "failures.txt"
+    log.write_text("network of an older version\nTraceback (most recent call last):\nold\n")
     for name in ("a", "b"):
         log_unexpected(KeyError(name), f"network {name}", tmp_path)
-    text = (tmp_path / "failures.txt").read_text()
+    text = log.read_text()
     assert text.index("network a") < text.index("KeyError: 'a'") < text.index("KeyError: 'b'")
+    assert "older version" not in text
+    log_unexpected(ValueError("== once \udcff more"), "network a", tmp_path)
+    text = log.read_text()
+    assert "KeyError: 'a'" not in text and "once" in text and "KeyError: 'b'" in text
+    log_unexpected(UserError("explains itself"), "network b", tmp_path)
+    assert "network b" not in log.read_text()
+    log_unexpected(RuntimeError("again"), "network a", tmp_path)
+    assert "once" not in log.read_text() and "RuntimeError: again" in log.read_text()
+    forget_logged(["network b"], tmp_path)
+    assert log.read_text() == "== network a\nRuntimeError: again\n"
+    forget_logged(["network a"], tmp_path)
+    assert not log.exists()
 
 
 def study(tmp_path, **changes):

@@ -1,11 +1,13 @@
 """Whose fault an error of a training is, its config's or the machine's; when to lose hope."""
 
 import pathlib
+import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vision.errors import RunError, UserError, brief, first_line
 from vision.support import disk
+from vision.support.files import replacing
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 # XLA's words for a device that does not work any more, whatever is computed on it
@@ -13,6 +15,7 @@ BROKEN_DEVICE = ("UNAVAILABLE", "DATA_LOSS", "ABORTED", "CUDA_ERROR")
 HOPELESS = 5  # trainings that have failed before any has ended well: all of them will
 AGAIN = "Fix this, and run the same command again"
 LOG = "failures.txt"  # in a search's directory: the tracebacks of errors that nobody expected
+MARK = "== "  # begins the title of each failure in the log, and no other line
 
 
 def reason_of(error: Exception) -> str:
@@ -45,18 +48,57 @@ def is_unexpected(error: Exception) -> bool:
 
 
 def log_unexpected(error: Exception, title: str, out: pathlib.Path) -> None:
-    """Appends the traceback of an unexpected error to `LOG`; other errors leave no trace.
+    """Writes the traceback of an unexpected error to `LOG`, in the place of what failed before.
+
+    Other errors leave no trace, nor what the same had left before.
 
     Args:
         error: the error.
-        title: what failed.
+        title: what failed, such as a network's name; the log has its last failure.
         out: directory of the log.
     """
+    entries = _entries(out)
+    is_known = entries.pop(title, None) is not None
     if is_unexpected(error):
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / LOG).open("a") as file:
-            file.write(f"{title}\n")
-            traceback.print_exception(error, file=file)
+        text = "".join(traceback.format_exception(error))
+        entries[title] = re.sub(f"^{MARK}", f" {MARK}", text, flags=re.M)
+    elif not is_known:
+        return
+    _write(out, entries)
+
+
+def forget_logged(titles: Collection[str], out: pathlib.Path) -> None:
+    """Removes what failed from `LOG`, before it is tried again or once it has ended well.
+
+    Args:
+        titles: what failed; see `log_unexpected`.
+        out: directory of the log.
+    """
+    entries = _entries(out)
+    left = {title: text for title, text in entries.items() if title not in titles}
+    if len(left) < len(entries):
+        _write(out, left)
+
+
+def _entries(out):
+    """Returns {title: traceback} of the log; what an older version wrote is dropped."""
+    try:
+        text = (out / LOG).read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return {}
+    parts = re.split(f"^{MARK}", text, flags=re.M)[1:]
+    return dict(part.split("\n", 1) for part in parts if "\n" in part)
+
+
+def _write(out, entries):
+    """Writes the log, or removes it if nothing is left."""
+    if not entries:
+        (out / LOG).unlink(missing_ok=True)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / LOG, errors="backslashreplace") as file:
+        for title, text in entries.items():
+            file.write(f"{MARK}{title}\n{text}")
 
 
 def check_hope(

@@ -127,6 +127,18 @@ def test_failures_are_forgotten_to_be_retried(tmp_path):
     assert len(lines) == len(again) - len(rows) + len(failed)
 
 
+def test_a_network_that_ends_well_has_no_traceback_any_more(tmp_path):
+    rows, _ = search(tmp_path, {"k5": KeyError("k")}, budget=1e9)
+    failed = [name for name, row in rows.items() if "skipped" in row]
+    log = tmp_path / "failures.txt"
+    assert log.read_text().count("Traceback") == len(failed) > 0
+    Candidates(tmp_path, {"cost": "macs"}).forget_failures()
+    again, _ = search(tmp_path, {}, budget=1e9)
+    left = log.read_text() if log.exists() else ""
+    assert not any(f"== {name}\n" in left for name in again)
+    assert left.count("Traceback") == len(set(failed) - set(again)) < len(failed)
+
+
 def test_what_the_machine_refuses_is_no_networks_fault(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OSError, match="No space"):

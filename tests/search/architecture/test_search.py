@@ -112,6 +112,7 @@ def test_networks_that_failed_are_retried_if_asked(supernet, tmp_path, monkeypat
     assert rows() == before
     shared(supernet, tmp_path / "out", *argv, "--retry")
     assert all("accuracy" in row for row in rows().values())
+    assert not (tmp_path / "out" / "failures.txt").exists()
     kept = {name: row for name, row in before.items() if name not in failed}
     assert kept.items() <= rows().items()
 

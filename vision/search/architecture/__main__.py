@@ -74,9 +74,11 @@ def _search(
     from vision.search.architecture.networks import Networks, Shared, Trained
     from vision.search.architecture.report import Beside, describe
     from vision.search.architecture.search import Plan, Search, best_within
+    from vision.search.failures import forget_logged
 
     candidates = Candidates(out, _request(config, values, sampler))
     if values.retry:
+        forget_logged(candidates.failures(), out)
         candidates.forget_failures()
     networks: Networks
     if config is not None:

@@ -26,7 +26,7 @@ from vision.config.flags import parse_stage
 from vision.config.packages import check_packages
 from vision.errors import RunError, UserError, check_count
 from vision.run.directory import own_config
-from vision.search.failures import AGAIN, check_hope, log_unexpected, reason_of
+from vision.search.failures import AGAIN, check_hope, forget_logged, log_unexpected, reason_of
 from vision.support.extras import require
 from vision.support.files import replacing, write_json
 from vision.support.lock import locked
@@ -123,6 +123,7 @@ def rank(
             cli.show(f"{len(rows)}: {name}: failed: {row['failed']}")
             check_hope("networks", _reasons(rows), len(rows), AGAIN)
         else:
+            forget_logged([name], out)
             cli.show(
                 f"{len(rows)}: {name}: {100 * row['shared']:.2f} % with the supernet's weights, "
                 f"{100 * row['alone']:.2f} % trained alone"

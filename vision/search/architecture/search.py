@@ -18,7 +18,7 @@ from vision.search.architecture.costs import Task, count
 from vision.search.architecture.evolution import draw_allowed, evolve
 from vision.search.architecture.networks import Networks
 from vision.search.architecture.scores import BATCH, SCORES
-from vision.search.failures import AGAIN, check_hope, log_unexpected, reason_of
+from vision.search.failures import AGAIN, check_hope, forget_logged, log_unexpected, reason_of
 from vision.support.progress import Progress
 
 SAMPLERS = ("evolution", "tpe", "nsga2", "random")
@@ -152,7 +152,9 @@ class Search:
         if self._candidates.request["cost"] == "latency":
             row["predicted"] = self._cost(choice)
         try:
-            return row | self._evaluate(choice)
+            row |= self._evaluate(choice)
+            forget_logged([spell(choice)], self._candidates.out)
+            return row
         except Exception as error:
             reason = reason_of(error)
             if not reason:
