@@ -21,7 +21,12 @@ RULES = "--max-loss old=0.01 --min-gain new=0"
 
 
 def collect_images(
-    bundle: str, log: str, count: int, flags: str, collection: dsl.Output[dsl.Dataset]
+    bundle: str,
+    log: str,
+    count: int,
+    earlier: str,
+    flags: str,
+    collection: dsl.Output[dsl.Dataset],
 ):
     import shlex
     import subprocess
@@ -29,6 +34,7 @@ def collect_images(
 
     command = [sys.executable, "-m", "vision.monitoring.collect", f"--bundle={bundle}"]
     command += [f"--log={log}", f"--count={count}", f"--out={collection.path}"]
+    command.append(f"--earlier={earlier}")
     subprocess.run([*command, *shlex.split(flags)], check=True)
 
 
@@ -116,8 +122,12 @@ def pipelines(image: str) -> dict[str, Callable]:
     steps = {each: step(each) for each in (collect_images, take_back_labels, retrain, gate, export)}
 
     @dsl.pipeline(name="vision-collect", description="Images that are worth labeling.")
-    def collect(bundle: str, log: str, count: int = 200, flags: str = "") -> dsl.Dataset:
-        task = steps[collect_images](bundle=bundle, log=log, count=count, flags=flags)
+    def collect(
+        bundle: str, log: str, count: int = 200, earlier: str = "", flags: str = ""
+    ) -> dsl.Dataset:
+        task = steps[collect_images](
+            bundle=bundle, log=log, count=count, earlier=earlier, flags=flags
+        )
         task.set_caching_options(False)  # the log has grown since
         return task.outputs["collection"]
 

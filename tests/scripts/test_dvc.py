@@ -3,13 +3,16 @@
 import csv
 import json
 import re
+import shlex
 
 import pytest
 import yaml
+from absl import flags
 
 from scripts.dvc import plots
 from tests.conftest import REPOSITORY
 from vision import cli
+from vision.monitoring import collect
 
 FOLDER = REPOSITORY / "scripts" / "dvc"
 
@@ -77,3 +80,22 @@ def test_the_pipeline_s_stages_hang_together(folder):
     for plot in pipeline.get("plots", ()):
         for axes in plot.values():
             assert {path.removeprefix("../../") for path in axes["x"]} <= made
+
+
+@pytest.mark.parametrize("earlier", ["", "collections/round-1,collections/round-2"])
+def test_a_round_of_the_circle_leaves_out_what_earlier_ones_collected(earlier):
+    stages = yaml.safe_load((FOLDER / "circle" / "dvc.yaml").read_text())["stages"]
+    params = yaml.safe_load((FOLDER / "circle" / "params.yaml").read_text())
+    params["collect"]["earlier"] = earlier
+
+    def value(match):
+        part = params
+        for key in match[1].split("."):
+            part = part[key]
+        return str(part)
+
+    command = shlex.split(re.sub(r"\$\{([\w.]+)\}", value, stages["collect"]["cmd"]))
+    values = flags.FlagValues()
+    collect._flags(values)
+    values(command[2:])
+    assert values.earlier == earlier and values.seed == 1 and values.count == 200

@@ -2,8 +2,11 @@
 
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
+import types
+import unittest.mock
 
 import pytest
 
@@ -50,3 +53,15 @@ def test_the_steps_are_commands_that_exist():
 def test_kfp_is_pinned_exactly():
     lines = (FOLDER / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == ["kfp==2.16.1"]
+
+
+@pytest.mark.parametrize("earlier", ["", "first,second"])
+def test_a_collection_leaves_out_those_of_earlier_runs(earlier, monkeypatch):
+    dsl = unittest.mock.MagicMock()
+    monkeypatch.setitem(sys.modules, "kfp", unittest.mock.MagicMock(dsl=dsl))
+    functions = runpy.run_path(str(FOLDER / "pipeline.py"))
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    out = types.SimpleNamespace(path="out")
+    functions["collect_images"]("bundle", "log", 40, earlier, "--window 60", out)
+    assert f"--earlier={earlier}" in commands[0] and commands[0][-2:] == ["--window", "60"]
