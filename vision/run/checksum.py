@@ -77,7 +77,7 @@ def _is_on_host(leaf: Any) -> bool:
     """Whether a leaf is an array that one CPU of this process holds as a whole."""
     if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) > 1:
         return False
-    (device,) = leaf.sharding.device_set
+    device: Any = next(iter(leaf.sharding.device_set))
     return device.platform == "cpu" and leaf.is_fully_addressable
 
 
