@@ -132,7 +132,7 @@ def prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is not None and parent.pid is not None:
         if _is_started_by_main_thread(parent.pid):
             parent_death.end_with(parent.pid)
         # of other threads, whose end the kernel would take for the parent's; other systems
