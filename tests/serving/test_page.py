@@ -1,6 +1,9 @@
 """The page for people, in a browser, on a server in another process."""
 
+import json
 import re
+import urllib.request
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -56,6 +59,13 @@ def choose(page, name, value):
     page.evaluate(
         f"(() => {{ {name}.value = '{value}'; {name}.dispatchEvent(new Event('change')) }})()"
     )
+
+
+def classify(live, image, parameters):
+    """Returns what the server answers without the page."""
+    request = urllib.request.Request(f"{live.url}/classify/pets?{parameters}", image)
+    with urllib.request.urlopen(request) as reply:
+        return json.load(reply)
 
 
 def loaded(page):
@@ -156,6 +166,65 @@ def test_where_the_model_looks_lies_over_the_image(live, photo):
         assert page.evaluate("document.getElementById('heat-field').hidden") is True
 
 
+def test_an_image_is_cut_into_tiles(live, tmp_path):
+    """Of 4 x 4 tiles without overlap or more with it, the page shows what the server says."""
+    file = tmp_path / "line.png"
+    random = np.random.default_rng(0)
+    cv2.imwrite(str(file), random.integers(0, 256, (64, 96, 3)).astype(np.uint8))
+    image = file.read_bytes()
+    said = classify(live, image, "tiles=16&version=2")
+    pixels = "[...picture.getContext('2d').getImageData(0, 0, 768, 512).data].join()"
+    guess = "document.querySelector('.guess')?.textContent ?? ''"
+    text = "document.querySelector('.best').textContent"
+    with browse(live.url + "/") as page:
+        loaded(page)
+        choose(page, "model", "pets")
+        page.upload("#file", file)
+        page.wait(f"{BARS} === 5")
+        assert page.evaluate("normal.parentElement.hidden")
+        page.evaluate("tiles.value = 16; tiles.dispatchEvent(new Event('input'))")
+        choose(page, "tiles", "16")
+        count = len(said["tiles"])
+        page.wait(f"({guess}).includes('Decided by one of {count} tiles')")
+        tile = said["tile"]
+        assert f"at x {tile['x']}, y {tile['y']}." in page.evaluate(guess)
+        assert page.evaluate(text) == said["class"]
+        assert page.evaluate("[seen.textContent, normal.parentElement.hidden]") == [
+            "The frame is the tile that decided.",
+            False,
+        ]
+        mapped = page.evaluate(pixels)
+        page.evaluate("heat.click()")
+        assert page.evaluate(pixels) != mapped
+        page.evaluate("heat.click()")
+        assert page.evaluate(pixels) == mapped
+        assert page.evaluate("picture.getAttribute('aria-label')").endswith("scores of its tiles")
+        normal = said["class"]
+        scores = [
+            max(e["probability"] for e in t["top"] if e["class"] != normal) for t in said["tiles"]
+        ]
+        choose(page, "normal", normal)
+        for threshold in ("0", "0.5", "0.99"):
+            choose(page, "threshold", threshold)
+            exceeding = sum(score > float(threshold) for score in scores)
+            sentence = f"{exceeding} of {count} tiles exceed {threshold};"
+            page.wait(f"({guess}).startsWith('{sentence}')")
+            decided = classify(
+                live,
+                image,
+                f"tiles=16&version=2&normal={quote(normal)}&defect_threshold={threshold}",
+            )
+            assert page.evaluate(text) == decided["class"]
+        page.check()
+        assert page.evaluate(PALE) == [] and page.complaints == []
+        choose(page, "normal", "nonsense")
+        page.wait(f"{STATUS}.includes('cannot be cut like this')")
+        page.evaluate("tiles.value = ''; tiles.dispatchEvent(new Event('input'))")
+        page.evaluate("again.click()")
+        page.wait(f"{BARS} === 5 && !document.querySelector('.guess')")
+        assert page.evaluate("seen.textContent") == "The frame is what the model sees."
+
+
 def test_a_version_that_comes_meanwhile_is_shown_as_it_is(photo, tmp_path):
     """It has its own size, crop and heat map, and is in the lists once it has answered."""
     write_bundle(tmp_path / "pets" / "1", side=8, channels=1, model={"heat": True})
@@ -218,13 +287,22 @@ def test_keys_and_a_screen_reader_find_everything(live, photo):
         loaded(page)
         choose(page, "model", "pets")
         focused = []
-        for _ in range(7):
+        for _ in range(8):
             page.press("Tab", 9)
             focused.append(
                 page.evaluate(f"{FOCUSED}.id || {FOCUSED}.className || {FOCUSED}.textContent")
             )
             assert page.evaluate(f"getComputedStyle({RINGED}).outlineStyle") != "none", focused
-        assert focused == ["skip", "model", "version", "other", "file", "camera", "The API"]
+        assert focused == [
+            "skip",
+            "model",
+            "version",
+            "other",
+            "tiles",
+            "file",
+            "camera",
+            "The API",
+        ]
         page.upload("#file", photo)
         page.wait(f"{BARS} === 5")
         page.call("Accessibility.enable", {})

@@ -21,8 +21,9 @@ export class Server {
 
   // Returns the answer to an image, a Blob, with `milliseconds.total` as measured by this page.
   // `waiting(seconds)` is called when the server is busy and the page will ask again.
-  async classify(model, image, { version = "", top = 5, signal, waiting = () => {} } = {}) {
-    const query = new URLSearchParams({ top_k: top, heatmap: true }); // if the version has one
+  // `cut` has the parameters that cut the image into tiles, or is null.
+  async classify(model, image, { version = "", top = 5, cut = null, signal, waiting = () => {} } = {}) {
+    const query = new URLSearchParams({ top_k: top, ...(cut ?? { heatmap: true }) }); // if the version has one
     if (version) query.set("version", version);
     const headers = { "Content-Type": image.type || "application/octet-stream" };
     const path = `classify/${encodeURIComponent(model)}?${query}`;
@@ -31,8 +32,11 @@ export class Server {
       try {
         const answer = await this.#ask(path, { method: "POST", body: image, headers, signal });
         answer.milliseconds.total = performance.now() - started;
+        answer.cut = cut;
+        for (const entry of answer.top) entry.probability ??= entry.score; // of all tiles
         return answer;
       } catch (error) {
+        if (cut && error.status === 400) error.message = `The image cannot be cut like this (${error.detail}).`;
         if (error.status !== 429 || !triesLeft) throw error;
         const seconds = Math.min(error.after || 1, LONGEST_WAIT);
         waiting(seconds);
@@ -53,6 +57,7 @@ export class Server {
     const content = await reply.json().catch(() => ({}));
     if (reply.ok) return content;
     const error = new Refused(explain(reply.status, content.error), reply.status);
+    error.detail = content.error;
     error.after = Number(reply.headers.get("Retry-After")) || 0;
     throw error;
   }

@@ -2,7 +2,7 @@
 
 import "./zoom.js";
 import { Refused, Server } from "./api.js";
-import { answer, draw, make, percent } from "./show.js";
+import { answer, draw, drawTiles, make, percent, tileScores } from "./show.js";
 import { takeImages } from "./take.js";
 
 const at = (id) => document.getElementById(id);
@@ -32,6 +32,18 @@ function fill(select, options) {
   const before = select.value;
   select.replaceChildren(...options.map(([value, text]) => make("option", { value, text })));
   if (options.some(([value]) => value === before)) select.value = before;
+}
+
+// Returns the server's parameters that cut the image into tiles; null if it is classified as a whole.
+function cut() {
+  const tiles = at("tiles").value, normal = at("normal").value.trim();
+  if (!tiles) return null;
+  return { tiles, ...(normal && { normal, defect_threshold: at("threshold").value || "0.5" }) };
+}
+
+function showCut() {
+  const fields = [...document.querySelectorAll(".cut")];
+  for (const field of fields) field.hidden = !at("tiles").value;
 }
 
 async function loadModels() {
@@ -89,12 +101,20 @@ async function useImage(blob) {
 }
 
 function show() {
-  const model = chosen(), heat = answers[0]?.heatmap ?? null;
+  const model = chosen(), [first] = answers, heat = first?.heatmap ?? first?.tiles ?? null;
   at("picture").hidden = !bitmap;
   at("view").hidden = !bitmap || !model;
   at("heat-field").hidden = !heat;
-  at("heat-text").textContent = `Show where ${answers.length > 1 ? `version ${answers[0].version}` : "the model"} looks`;
+  const who = answers.length > 1 ? `version ${first.version}` : "the model";
+  at("heat-text").textContent = first?.tiles ? "Show the scores of the tiles" : `Show where ${who} looks`;
   if (!bitmap) return;
+  at("seen").textContent = first?.tiles ? "The frame is the tile that decided." : "The frame is what the model sees.";
+  if (first?.tiles) {
+    drawTiles(at("picture"), bitmap, first, tileScores(first, first.cut.normal), at("heat").checked);
+    at("seen").hidden = false;
+    at("picture").setAttribute("aria-label", `Your image${at("heat").checked ? ", with the scores of its tiles" : ""}`);
+    return;
+  }
   const fraction = about(answers[0]?.version ?? at("version").value)?.seen ?? 1;
   draw(at("picture"), bitmap, fraction, at("heat").checked ? heat : null);
   at("seen").hidden = bitmap.width === bitmap.height && fraction > 0.995;
@@ -108,7 +128,7 @@ async function ask() {
   const controller = (running = new AbortController());
   const versions = [at("version").value, at("other").value].slice(0, at("other").value ? 2 : 1);
   const waiting = (seconds) => report(`The server is busy. Asking again in ${seconds} s …`, "look");
-  const options = { signal: controller.signal, waiting };
+  const options = { signal: controller.signal, waiting, cut: cut() };
   report("Asking …");
   at("answers").setAttribute("aria-busy", "true");
   try {
@@ -160,6 +180,9 @@ at("version").addEventListener("change", () => {
   ask();
 });
 at("other").addEventListener("change", ask);
+at("tiles").addEventListener("input", showCut);
+for (const name of ["tiles", "normal", "threshold"]) at(name).addEventListener("change", ask);
+showCut(); // a browser may fill in what was there before
 at("again").addEventListener("click", ask);
 at("heat").addEventListener("change", show);
 at("choices").addEventListener("submit", (event) => {

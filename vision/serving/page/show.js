@@ -34,6 +34,39 @@ export function draw(canvas, image, fraction, heat) {
   if (side < 0.995 * Math.max(canvas.width, canvas.height)) drawFrame(context, left, top, side);
 }
 
+// Draws an ImageBitmap with a frame around the tile that decided and, if `isMapped`, the score of each place:
+// the mean of the tiles that cover it. `result` is the server's answer, `scores` has a number for each of its tiles.
+export function drawTiles(canvas, image, result, scores, isMapped) {
+  draw(canvas, image, 1, null);
+  const context = canvas.getContext("2d"), across = canvas.width / result.width, down = canvas.height / result.height;
+  context.drawImage(image, 0, 0, canvas.width, canvas.height); // without the frame of the middle square
+  const edges = (place, side) => [...new Set(result.tiles.flatMap((tile) => [tile[place], tile[place] + tile[side]]))].sort((a, b) => a - b);
+  const xs = edges("x", "width"), ys = edges("y", "height");
+  for (let row = 0; isMapped && row + 1 < ys.length; row++) {
+    for (let column = 0; column + 1 < xs.length; column++) {
+      const covers = ({ x, y, width, height }) => x <= xs[column] && xs[column] < x + width && y <= ys[row] && ys[row] < y + height;
+      const here = scores.filter((_, i) => covers(result.tiles[i]));
+      if (!here.length) continue;
+      const [red, green, blue, opacity] = color(here.reduce((sum, score) => sum + score, 0) / here.length);
+      context.fillStyle = `rgb(${red} ${green} ${blue} / ${opacity / 255})`;
+      const left = Math.round(xs[column] * across), top = Math.round(ys[row] * down); // no seams between cells
+      context.fillRect(left, top, Math.round(xs[column + 1] * across) - left, Math.round(ys[row + 1] * down) - top);
+    }
+  }
+  const { x, y, width, height } = result.tile, line = Math.max(2, Math.max(canvas.width, canvas.height) / 250);
+  for (const [style, thickness] of [["#000", 2 * line], ["#fff", line]]) { // seen on any image
+    context.lineWidth = thickness;
+    context.strokeStyle = style;
+    context.strokeRect(x * across + line, y * down + line, width * across - 2 * line, height * down - 2 * line);
+  }
+}
+
+// Returns a score for each tile: of its most probable class that is not `normal`, or of the image's class without one.
+export function tileScores(result, normal) {
+  const counts = (name) => (normal ? name !== normal : name === result.class);
+  return result.tiles.map(({ top }) => top.find((entry) => counts(entry.class))?.probability ?? 0);
+}
+
 function drawFrame(context, left, top, side) {
   const { width, height } = context.canvas, line = Math.max(2, Math.max(width, height) / 250);
   context.fillStyle = "rgb(0 0 0 / 45%)";
@@ -46,13 +79,18 @@ function drawFrame(context, left, top, side) {
   context.strokeRect(left + line / 2, top + line / 2, side - line, side - line);
 }
 
+// Returns [red, green, blue, opacity] from 0 to 255 of a number from 0 to 1.
+function color(value) {
+  const at = Math.min(1, Math.max(0, value)) * (COLORS.length - 1), low = Math.min(Math.floor(at), COLORS.length - 2);
+  const mixed = COLORS[low].map((from, c) => from + (at - low) * (COLORS[low + 1][c] - from));
+  return [...mixed.map(Math.round), Math.round(255 * OPACITY * Math.min(1, value))];
+}
+
 function drawHeat(context, heat, left, top, side) {
   const height = heat.length, width = heat[0].length, small = new OffscreenCanvas(width, height);
   const pixels = new ImageData(width, height);
   heat.flat().forEach((value, i) => {
-    const at = Math.min(1, Math.max(0, value)) * (COLORS.length - 1), low = Math.min(Math.floor(at), COLORS.length - 2);
-    const mixed = COLORS[low].map((from, c) => from + (at - low) * (COLORS[low + 1][c] - from));
-    pixels.data.set([...mixed.map(Math.round), Math.round(255 * OPACITY * Math.min(1, value))], 4 * i);
+    pixels.data.set(color(value), 4 * i);
   });
   small.getContext("2d").putImageData(pixels, 0, 0);
   context.save();
@@ -87,9 +125,18 @@ export function answer(result, id) {
 // Returns elements with the class; or with "Unsure" and the best guess, or the classes that it may be.
 function verdict(result) {
   const best = result.top[0].class;
+  if (result.tiles) return [make("p", { class: "best", text: best }), make("p", { class: "guess", text: tilesSentence(result) })];
   if (!result.unsure) return [make("p", { class: "best", text: best })];
   const guess = result.set ? `One of ${result.set.length}: ${result.set.join(", ")}` : `Best guess: ${best}`;
   return [make("p", { class: "best unsure", text: "Unsure" }), make("p", { class: "guess", text: guess })];
+}
+
+// Returns how many tiles exceed the threshold, or without a normal class how many there are.
+function tilesSentence({ tiles, tile, cut }) {
+  const place = `the one at x ${tile.x}, y ${tile.y}`;
+  if (!cut.normal) return `Decided by one of ${tiles.length} tiles: ${place}.`;
+  const defects = tileScores({ tiles }, cut.normal).filter((score) => score > cut.defect_threshold).length;
+  return `${defects} of ${tiles.length} tiles exceed ${cut.defect_threshold}; the highest is ${place}.`;
 }
 
 // Returns elements that show what an answer took: `parts` are [class in the style sheet, name, milliseconds].
