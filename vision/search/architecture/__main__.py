@@ -40,6 +40,7 @@ from vision.support.lock import locked
 from vision.support.memory import keep_freed_memory
 
 COSTS = ("macs", "latency")
+AGAIN = "again: "  # how the key of a second measurement begins
 EXPORTING = ("jax2onnx", "onnx", "onnxruntime")
 
 
@@ -98,7 +99,7 @@ def _search(
         seed=values.seed,
     )
     Search(networks, candidates, ruler.cost, plan, cli.show).run()
-    best = best_within(candidates, values.cost, budget, ruler.measure)
+    best = best_within(candidates, values.cost, budget, ruler.measure_twice)
     if values.cost == "latency":
         predicted = candidates.judged()
         for name, row in predicted.items():
@@ -166,6 +167,21 @@ class _Ruler:
         """Returns the measured latency of an architecture, milliseconds."""
         key = name if model == "mobile_space" else f"{model}:{name}"
         return self.measure_classifier(key, lambda: self._networks.task.classifier(name, model))
+
+    def measure_twice(self, name: str) -> float:
+        """Returns the longer of two measured latencies of a network, milliseconds, and keeps it.
+
+        After one measurement, the most accurate of many networks within a budget is often one that
+        looked faster than it is.
+        """
+        measured = self._candidates.latencies
+        first = self.measure(name)
+        second = self.measure_classifier(
+            f"{AGAIN}{name}", lambda: self._networks.task.classifier(name, "mobile_space")
+        )
+        measured[name] = max(first, second)
+        self._candidates.save()
+        return measured[name]
 
     def measure_classifier(self, key: str, create: Callable[[], Any]) -> float:
         """Returns the measured latency of a classifier, milliseconds.

@@ -44,7 +44,8 @@ class Candidates:
     Attributes:
         rows: {name of a network: {"accuracy": of the validation split, or "skipped": why there is
             none; "macs"; "predicted": milliseconds; "score"}}, in the order of the search.
-        latencies: {name: measured milliseconds}; {"MODEL:VARIANT": ...} of others.
+        latencies: {name: measured milliseconds}; {"MODEL:VARIANT": ...} of others, {"again: NAME":
+            ...} of a second measurement.
         beside: the rows of other architectures, with "title".
 
     Raises:

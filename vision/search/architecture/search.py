@@ -256,8 +256,9 @@ def best_within(
         candidates: the networks.
         cost: "macs" or "latency".
         budget: highest cost.
-        measure: measures the latency of a network, and keeps it among the candidates'. Predictions
-            err, so networks are measured, the best first, until one is within the budget.
+        measure: returns the measured latency of a network, milliseconds, and keeps it among the
+            candidates'. Predictions err, so networks are measured, the best first, until one is
+            within the budget.
     """
     if budget is None:
         return None
