@@ -34,6 +34,7 @@ from experiments.readme import fill
 from experiments.seeds import read_seeds
 from vision import cli
 from vision.errors import RunError, UserError
+from vision.support import progress
 from vision.support.files import replacing
 
 HERE = pathlib.Path(__file__).parent
@@ -207,7 +208,8 @@ def measure(rival, data, seed, a) -> dict[str, object]:
     for command in rival.commands:
         text = command.format(**{name: shlex.quote(str(value)) for name, value in values.items()})
         print("$", text, flush=True)
-        seen = observe(shlex.split(text), env=variables, timeout=TIMEOUT)
+        with progress.waiting("running it"):
+            seen = observe(shlex.split(text), env=variables, timeout=TIMEOUT)
         if seen.exit_code:
             raise RunError(f"{text}: exit code {seen.exit_code}\n{seen.output[-3000:]}")
         seconds += seen.seconds

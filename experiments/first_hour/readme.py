@@ -30,6 +30,7 @@ from experiments.first_hour.silence import observe
 from experiments.readme import fill
 from vision import cli
 from vision.errors import RunError, UserError
+from vision.support import progress
 from vision.support.files import replacing
 
 HERE = pathlib.Path(__file__).parent
@@ -191,7 +192,8 @@ class Reader:
         print("$", command, flush=True)
         load = os.getloadavg()[0]
         before = megabytes(self._workdir)
-        seen = self._observe(command)
+        with progress.waiting("running it"):
+            seen = self._observe(command)
         (self._workdir / "log").open("a").write(f"$ {command}\n{seen.output}\n")
         if seen.exit_code:
             print(seen.output[-4000:], flush=True)
