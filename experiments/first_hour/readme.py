@@ -290,7 +290,8 @@ def write_table(rows: list[dict[str, str]]) -> None:
         if row["ran"].startswith("not run"):
             lines.append(f"| `{row['command']}` | {row['ran']} | | | | | |")
             continue
-        after = row["before_gap"].replace("|", "\\|") or "the beginning"
+        after = re.sub(r"\s*\|[█▏▎▍▌▋▊▉ ]*\|?$", "", row["before_gap"])  # a progress bar
+        after = after.replace("|", "\\|") or "the beginning"
         numbers = (row["cpu_seconds"], row["seconds"], row["longest_gap"], after, row["disk_mb"])
         lines.append(f"| {command} | {row['exit_code']} | " + " | ".join(numbers) + " |")
     fill(HERE / "README.md", lines, "readme")
