@@ -199,7 +199,7 @@ def finish(small, results):
 @pytest.mark.parametrize(
     "stop,verdict,text",
     [
-        ("", "The new version got 100 % of the traffic; 0 of 1300", "becomes all of the traffic"),
+        ("", "The new version got 100 % of the traffic; 0 of 1,300", "becomes all of the traffic"),
         ("drift", "drift gives no alarm: nothing is learned.", "so nothing is learned."),
         ("gate", "Broken: old: loses at most 3 points.", "the gate does not let it pass."),
         ("rollout", "The new version was rolled back. Slow.", "a canary is rolled back."),

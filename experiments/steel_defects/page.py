@@ -114,10 +114,12 @@ def summary(case: Case, results: dict[str, Any]) -> list[tuple[str, str]]:
     if "scan" in results:
         scan = results["scan"]
         sentence = (
-            f"Of {scan['bad']} line-scan pictures with defects {scan['misses']} are missed, of "
-            f"{scan['clean']} without {scan['false_alarms']} are false alarms."
+            f"{scan['misses']} of {scan['bad']} line-scan pictures with defects are missed; "
+            f"{scan['false_alarms']} of {scan['clean']} without any are false alarms."
         )
-        verdicts.append(("good", sentence))
+        wrong = scan["misses"] + scan["false_alarms"]
+        is_better_than_chance = wrong < (scan["bad"] + scan["clean"]) / 2
+        verdicts.append(("good" if is_better_than_chance else "bad", sentence))
     return verdicts + (_outcome(results["watch"]) if "watch" in results else [])
 
 
@@ -139,8 +141,8 @@ def _outcome(watch: dict[str, Any]) -> list[tuple[str, str]]:
     if rollout["status"] != DONE:
         return [learned, ("bad", f"The new version was rolled back. {rollout['reason']}")]
     traffic = (
-        f"The new version got {rollout['weights'][NEW]:g} % of the traffic; {rollout['failed']} of "
-        f"{sum(rollout['answers'].values())} requests failed."
+        f"The new version got {rollout['weights'][NEW]:g} % of the traffic; {rollout['failed']:,} "
+        f"of {sum(rollout['answers'].values()):,} requests failed."
     )
     return [learned, ("good", traffic)]
 
@@ -275,7 +277,8 @@ def _lines(_: Case, results: dict[str, Any]) -> Section:
         f"{tiles:,} overlapping tiles; a picture's score is the greatest probability of a defect "
         f"in any. The threshold, {scan['threshold']:.3f}, is the best one of the first half of "
         f"the pictures; these are the second half. {scan['seen']} of their {scan['defects']} "
-        "defects are seen."
+        f"defects are seen. One wrong tile of {tiles:,} makes a picture without defects a false "
+        "alarm."
     )
     pictures = []
     bad = next((p for p in scan["pictures"] if p["is_judged"] and p["defects"]), None)
@@ -329,7 +332,7 @@ def _traffic(rollout: dict[str, Any], test: dict[str, Any] | None) -> list[tuple
     """Returns the rows of a rollout and, if it had half of the traffic, of the A/B test."""
     rows = [
         ("traffic of the new version", f"{rollout['weights'][NEW]:g} %"),
-        ("failed requests", f"{rollout['failed']} of {sum(rollout['answers'].values())}"),
+        ("failed requests", f"{rollout['failed']:,} of {sum(rollout['answers'].values()):,}"),
     ]
     if test is None:
         return rows
