@@ -102,8 +102,8 @@ def test_fields_of_arrays_are_nan_or_zero_where_there_are_none(tmp_path):
     assert np.isnan(source.fields["age"]).tolist() == 6 * [False] + 6 * [True]
     assert source.fields["ids"].dtype == np.int64
     assert source.fields["ids"].tolist() == 6 * [[1, 1]] + 6 * [[0, 0]]
-    found = [(f.name, f.detail) for f in source.findings if f.kind == NO_FIELD]
-    assert found == [("age", "not in source 2"), ("ids", "not in source 2")]
+    missing = [(f.name, f.detail) for f in source.findings if f.kind == NO_FIELD]
+    assert missing == [("age", "not in source 2"), ("ids", "not in source 2")]
     assert source.column_names() == ["age"] and source.column_values("age")[5:7] == [2.0, ""]
     parts = [open_splits(name)["all"] for name in names]
     assert set(Joined(parts[::-1]).fields) == {"age", "ids"}

@@ -41,14 +41,14 @@ def test_checksum_is_the_same_on_one_cpu_and_on_several_devices(float64, dtype):
 def test_checksum_is_the_one_that_checkpoints_have(float64):
     """Numbers that a compiled program gave on one CPU."""
     x = np.arange(-99_000, 99_000).reshape(2, 3, 33_000)
-    known = {
+    checksums = {
         "bool": 1549462506,
         "int8": 2312714815,
         "bfloat16": 1682903952,
         "float32": 2667622644,
         "float64": 216758390,
     }
-    assert {dtype: checksum({"x": jnp.asarray(x, dtype)}) for dtype in known} == known
+    assert {dtype: checksum({"x": jnp.asarray(x, dtype)}) for dtype in checksums} == checksums
     assert checksum([jnp.float32(jnp.nan), jnp.zeros((0, 3))]) == 256423619
 
 

@@ -111,7 +111,7 @@ def bound(command: Sequence[str]) -> list[str]:
         command: a program, looked up in PATH, and its arguments.
 
     Raises:
-        FileNotFoundError: there is no such program.
+        FileNotFoundError: the program does not exist.
     """
     if sys.platform != "linux" or not sys.executable:
         return list(command)
