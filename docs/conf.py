@@ -24,6 +24,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 include_patterns = [
     "*.md",
     "docs/**.md",
+    "experiments/README.md",
     "experiments/*/README.md",
     "scripts/*/README.md",
 ]
@@ -46,13 +47,14 @@ html_show_sourcelink = False
 html_show_sphinx = False
 html_show_copyright = False
 
+CONTENTS = (root_doc, "experiments/README")  # pages whose links are a table of contents
 SECTION = re.compile(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 PAGE = re.compile(r"^- \[([^\]]+)\]\(([^)#\s]+)\.md\)", re.MULTILINE)
 GENERATED = re.compile(r"<!-- generated: (\w+) -->")
 
 
 def add_navigation(text):
-    """Returns docs/index.md with a table of contents for each of its sections.
+    """Returns a page of links with a table of contents for each of its sections.
 
     The page lists its links for people; the sidebar has the same, in the same order.
     """
@@ -65,7 +67,7 @@ def add_navigation(text):
 
 def read_source(app, name, source):
     """Completes a page before it is parsed: `source` is a list of its text alone."""
-    if name == root_doc:
+    if name in CONTENTS:
         source[0] = add_navigation(source[0])
     source[0] = GENERATED.sub(lambda match: reference.GENERATORS[match[1]](), source[0])
 

@@ -7,7 +7,6 @@ puts the text there.
 import contextlib
 import importlib.util
 import io
-import pathlib
 import re
 from collections.abc import Callable
 
@@ -16,7 +15,6 @@ from ml_collections import ConfigDict
 from vision.config.overview import default_text, range_text, sections
 from vision.stages import GROUPS, Stage
 
-ROOT = pathlib.Path(__file__).parents[1]
 LARGEST = 2**31  # limits above it are those of the type
 API = """```{eval-rst}
 .. currentmodule:: vision
@@ -102,16 +100,6 @@ def python_api() -> str:
     return API
 
 
-def experiments() -> str:
-    """Returns a list of the pages of experiments/, and the table of contents of them."""
-    pages = sorted(ROOT.glob("experiments/*/README.md"))
-    names = [page.relative_to(ROOT).with_suffix("").as_posix() for page in pages]
-    titles = [re.match(r"# (.+)", page.read_text())[1] for page in pages]
-    items = [f"- [{title}](../{name}.md)" for title, name in zip(titles, names, strict=True)]
-    entries = "\n".join(f"/{name}" for name in names)
-    return "\n".join([*items, "", "```{toctree}", ":hidden:", "", entries, "```"])
-
-
 def _plain(text):
     """Returns a text as Markdown in which nothing is markup but code in backticks."""
     parts = re.split(r"(`[^`]*`)", text)
@@ -122,6 +110,5 @@ def _plain(text):
 GENERATORS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "config": config_keys,
-    "experiments": experiments,
     "python": python_api,
 }
