@@ -123,7 +123,7 @@ def test_a_step_that_fails_ends_the_pipeline(run):
         (["pipelines/collect.yaml"], "needs bundle=..., log=..."),
         (
             ["pipelines/collect.yaml", "model=x"],
-            "arguments are NAME=VALUE of bundle, count, flags, log",
+            "arguments are NAME=VALUE of bundle, count, earlier, flags, log",
         ),
         (["pipelines/collect.yaml", "count=many"], "count must be an integer, got 'many'"),
     ],
