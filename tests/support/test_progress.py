@@ -97,17 +97,17 @@ def test_a_command_speaks_if_nothing_else_does(clock):
     log = io.StringIO()
     board = Board(clock, log)
     with board.command():
-        run(clock, board, None, 4.25)
+        run(clock, board, None, 2.75)
         assert log.getvalue() == ""
         run(clock, board, None, 0.5)
-        assert log.getvalue() == "starting: 00:04\n"
+        assert log.getvalue() == "starting: 00:03\n"
         with board.above():  # something else is printed
             pass
         run(clock, board, None, 4.25)
         with Progress("short", 1, board=board):
             pass
         run(clock, board, None, 0.5)
-    assert log.getvalue().splitlines() == ["starting: 00:04", "still working: 00:09"]
+    assert log.getvalue().splitlines() == ["starting: 00:03", "still working: 00:07"]
 
 
 def test_nested_work_has_all_levels(clock):

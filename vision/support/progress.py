@@ -9,8 +9,8 @@
 On a terminal it is one line, which is rewritten and leaves nothing behind; in a log a plain line,
 after 2 s and then every 4.5 s, once a command takes minutes every 30 s. Of nested work the line has
 all levels. Nothing is ever written to stdout. `vision.cli.run` opens the outermost level, which
-speaks if nothing else does, and clears what is left before an error is printed. Outside of it, in a
-notebook or a script, only the training speaks.
+speaks if nothing else does, in a log after 3 s, and clears what is left before an error is printed.
+Outside of it, in a notebook or a script, only the training speaks.
 
 A thread that prints to a terminal holds the lock of Python's stream, and below it `above`: the line
 is written past the stream, to its descriptor, or the two would wait for each other.
@@ -29,6 +29,7 @@ from vision.support import progress_text as text
 STARTING = "starting"  # a command's title until its first work: packages are imported
 WORKING = "still working"  # and then
 FIRST_LINE = 2.0  # seconds after which work shows itself in a log
+FIRST_BASE = 3.0  # after which a command does: it began before this module could be imported
 LINE_EVERY = 4.5  # seconds between two lines of a log: below 5 with what a busy machine adds
 FIRST_MINUTES = 120.0  # seconds of a command after which counted work is content with
 LATER_EVERY = 30.0  # seconds between two lines: a training of days writes no book
@@ -312,8 +313,8 @@ class Board:
         is_long = work.total is not None and now - self._began >= FIRST_MINUTES
         if silence >= (LATER_EVERY if is_long else LINE_EVERY):
             return True
-        is_new = not (work.is_base or work.was_shown)
-        return is_new and min(silence, now - work.began) >= FIRST_LINE
+        first = FIRST_BASE if work.is_base else FIRST_LINE
+        return not work.was_shown and min(silence, now - work.began) >= first
 
     def _draw(self, stream: TextIO, works: tuple[Progress, ...], now: float) -> None:
         work = works[-1]
