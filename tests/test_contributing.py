@@ -15,6 +15,8 @@ from tests.conftest import REPOSITORY
 from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 
+pytestmark = pytest.mark.long
+
 PAGE = (REPOSITORY / "CONTRIBUTING.md").read_text()
 RECIPES = dict(
     re.findall(r"^### (?:An? )?(.*?)\n(.*?)(?=^### |\Z)", PAGE, re.DOTALL | re.MULTILINE)

@@ -23,6 +23,8 @@ from vision.config.flags import parse
 from vision.config.validate import validate
 from vision.errors import UserError
 
+pytestmark = pytest.mark.long
+
 NAMES = sorted(path.parent.name for path in HERE.glob("*/rows.py"))
 
 

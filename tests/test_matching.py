@@ -20,6 +20,8 @@ from vision.parallel import make_mesh
 from vision.run.weights import objective_weights
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 NAMES = ("zero", "one", "two")
 
 

@@ -16,6 +16,8 @@ from vision import cli, main
 from vision.config import default
 from vision.training.log import RunLog
 
+pytestmark = pytest.mark.long
+
 
 def make_config(kind):
     """16 steps with everything that is random or remembered: each kind would go wrong where one

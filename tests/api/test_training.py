@@ -20,6 +20,8 @@ from vision.api import training
 from vision.config.load import load
 from vision.errors import UserError
 
+pytestmark = pytest.mark.long
+
 CONFIG = f"{REPOSITORY}/configs/digits.py:smoke"
 TINY = {
     "model.name": "vit",

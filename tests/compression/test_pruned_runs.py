@@ -16,6 +16,8 @@ from vision.inference import from_run
 from vision.models import surgery
 from vision.training.log import RunLog
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def pruned_run(tiny_run, tmp_path_factory):

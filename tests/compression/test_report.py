@@ -13,6 +13,8 @@ from vision import cli
 from vision.compression import report
 from vision.compression.costs import costs
 
+pytestmark = pytest.mark.long
+
 
 def test_costs_are_those_of_the_formulas(tmp_path):
     """A grouped convolution with stride 2, then a matrix product, of 12 px images."""

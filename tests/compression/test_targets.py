@@ -18,6 +18,8 @@ from vision.compression import report, targets
 from vision.export import web
 from vision.export.options import FORMATS
 
+pytestmark = pytest.mark.long
+
 DIGITS = [str(i) for i in range(10)]
 COMPARED = {"largest_difference": 2.5e-6, "classes_changed": 0.015625, "images": 64, "of": "noise"}
 QUALITY = {

@@ -13,6 +13,8 @@ from vision.run.directory import read_run
 from vision.run.resolve import grow_head, resolve_config
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 STEPS = 12
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
 

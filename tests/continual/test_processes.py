@@ -3,10 +3,13 @@
 import json
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from tests.support.processes import finish, start
 from vision.continual.__main__ import main as sequence
+
+pytestmark = pytest.mark.long
 
 SEQUENCE = [
     "--config=configs/split_fashion_mnist.py:task:ewc",

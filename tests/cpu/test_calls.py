@@ -14,6 +14,8 @@ from vision.cpu import calls, choice, onednn
 from vision.cpu.onednn import OneDnnError
 from vision.errors import UserError
 
+pytestmark = pytest.mark.long
+
 
 def call(target, x):
     return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(x.shape, x.dtype))(x)

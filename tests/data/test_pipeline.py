@@ -15,6 +15,8 @@ from vision.data.pipeline import DeviceLoader, WorkerLoader, open_data
 from vision.data.sources import open_splits
 from vision.errors import UserError
 
+pytestmark = pytest.mark.long
+
 IMAGES = {"train": 21, "val": 11, "test": 5}  # of each of two classes
 REPOSITORY = Path(__file__).parents[2]
 

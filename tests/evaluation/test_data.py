@@ -21,6 +21,8 @@ from vision.evaluation.measures import intervals
 from vision.evaluation.outputs import Forward
 from vision.evaluation.report import report
 
+pytestmark = pytest.mark.long
+
 FAST = {
     "corruptions": "false",
     "views": "false",

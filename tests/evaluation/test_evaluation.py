@@ -24,6 +24,8 @@ from vision.run.curves import draw_run
 from vision.run.directory import read_run
 from vision.run.readings import metric_lines
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def metrics(evaluated):

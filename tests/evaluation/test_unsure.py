@@ -19,6 +19,8 @@ from vision.export import __main__ as export_command
 from vision.parallel import make_mesh
 from vision.run.unsure import run_evidence
 
+pytestmark = pytest.mark.long
+
 FILE = "evaluation/unsure.json"
 
 

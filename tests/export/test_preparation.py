@@ -28,6 +28,8 @@ from vision.export.coreml.package import Package
 from vision.export.preparation import prepared_inside
 from vision.parallel import make_mesh
 
+pytestmark = pytest.mark.long
+
 
 def inside(size, channels, resize, **options):
     """Returns the pixels that a model gets of the images that `prepared_inside` takes."""

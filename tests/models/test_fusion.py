@@ -33,6 +33,11 @@ def evaluated(variant="late", **options):
     return model
 
 
+def forward(model):
+    """Returns the model as one program: compiling its operations one by one takes longer."""
+    return jax.jit(lambda inputs: model(inputs))
+
+
 def changed(**values):
     return {name: jnp.asarray(values.get(name, array)) for name, array in INPUTS.items()}
 
@@ -40,13 +45,15 @@ def changed(**values):
 @pytest.mark.parametrize("variant", fusion.VARIANTS)
 def test_every_part_counts_and_none_reaches_another_example(variant):
     model = evaluated(variant)
-    logits = model(changed())
-    assert logits.shape == (4, 3) and model.embed(changed()).shape == (4, 8)
-    np.testing.assert_allclose(model.head(model.embed(changed())), logits, rtol=1e-6)
+    call = forward(model)
+    logits = call(changed())
+    vectors = jax.jit(lambda inputs: model.embed(inputs))(changed())
+    assert logits.shape == (4, 3) and vectors.shape == (4, 8)
+    np.testing.assert_allclose(model.head(vectors), logits, rtol=1e-6)
     for name, value in INPUTS.items():
         other = np.array(value)
         other[0] = other[3]
-        moved = np.abs(model(changed(**{name: other})) - logits).max(1) > 1e-6
+        moved = np.abs(call(changed(**{name: other})) - logits).max(1) > 1e-6
         assert moved.tolist() == [True, False, False, False], name
 
 
@@ -54,15 +61,17 @@ def test_every_part_counts_and_none_reaches_another_example(variant):
 def test_what_a_missing_part_would_have_said_does_not_matter(variant):
     """Padding's place, a NaN's bits: an example without text and columns sees its image alone."""
     model = evaluated(variant)
-    alone = model(changed())[2]
+    call = forward(model)
+    alone = call(changed())[2]
     pixels = jnp.asarray(INPUTS["image"][2:3])
     nothing = {
         "text": jnp.zeros((1, 5), jnp.int32),
         "numbers": jnp.full((1, 2), jnp.nan),
         "categories": jnp.zeros((1, 2), jnp.int32),
     }
-    np.testing.assert_allclose(model({"image": pixels} | nothing)[0], alone, atol=1e-6)
-    gradient = jax.grad(lambda x: model(changed(numbers=x)).sum())(jnp.asarray(INPUTS["numbers"]))
+    np.testing.assert_allclose(call({"image": pixels} | nothing)[0], alone, atol=1e-6)
+    slope = jax.jit(jax.grad(lambda x: model(changed(numbers=x)).sum()))
+    gradient = slope(jnp.asarray(INPUTS["numbers"]))
     assert np.isfinite(gradient).all() and not np.asarray(gradient)[2].any()
 
 

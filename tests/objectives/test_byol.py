@@ -23,6 +23,8 @@ from vision.objectives.representation import distances
 from vision.run.weights import run_weights
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 
 def reference(predictions, targets):
     """Eq. 2, before its second equality: the squared distance of the normalized vectors."""

@@ -32,6 +32,8 @@ from vision.run.teacher import digest
 from vision.run.weights import run_weights
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 FILES = pathlib.Path(__file__).parent / "methods"
 
 

@@ -38,6 +38,8 @@ from vision.run.weights import run_weights
 from vision.training.run import run
 from vision.training.state import StateSpec
 
+pytestmark = pytest.mark.long
+
 SHAPE = TextShape(30, 6)
 IDS = np.array([[1, n, 7, 2, 0, 0] for n in (3, 4, 3, 5, 6, 3)], np.int32)  # 0, 2 and 5 are equal
 EYE = np.eye(BATCH, dtype=bool)

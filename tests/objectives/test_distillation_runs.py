@@ -17,6 +17,8 @@ from vision.run.teacher import check_same_classes
 from vision.run.weights import run_weights
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 CLASSES = 5
 NAMES = tuple("abcde")
 

@@ -21,6 +21,8 @@ from vision.objectives.gan_networks import SpectralNorm, double, grid_of, halve
 from vision.training.run import run
 from vision.training.setup import image_form
 
+pytestmark = pytest.mark.long
+
 SIDE = 8
 CLASSES = 3
 BATCH = 4

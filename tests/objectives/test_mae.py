@@ -23,6 +23,8 @@ from vision.run.initial import initial_weights
 from vision.run.weights import run_weights
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 CLASSES = 3
 SIDE = 6
 PATCH = 2

@@ -27,6 +27,8 @@ from vision.objectives.representation import unit
 from vision.run.weights import run_weights
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 V2 = TINY | {"queue": 10}
 V3 = TINY | {"queue": 0, "layers": 3}
 

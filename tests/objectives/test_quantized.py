@@ -24,6 +24,8 @@ from vision.models.layers.linear import Linear
 from vision.models.layers.streams import Streams
 from vision.objectives.quantized import round_activations, round_weights, simulate
 
+pytestmark = pytest.mark.long
+
 RNG = np.random.RandomState(0)
 
 

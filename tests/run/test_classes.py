@@ -32,6 +32,8 @@ from vision.run.initial import initial_weights
 from vision.run.weights import run_weights
 from vision.support.files import write_json
 
+pytestmark = pytest.mark.long
+
 DIGITS = tuple("0123456789")
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
 MERGE = ["--merge=odd=1,3,5", "--merge=2=2,8", "--rename=0=zero"]

@@ -14,6 +14,8 @@ from vision.run.directory import read_run
 from vision.support.reading import read_json
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
 QUICK = ("corruptions=false", "views=false", "probe=0", "map=none", "bootstrap=0", "slices=false")
 MERGE = ("--merge=round=0,3", "--rename=4=four", "--rename=1=one")

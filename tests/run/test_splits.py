@@ -21,6 +21,8 @@ from vision.run.directory import read_run
 from vision.run.splits import past_of, storing_division
 from vision.support.files import write_json
 
+pytestmark = pytest.mark.long
+
 __all__ = ["here", "original"]  # fixtures
 QUICK = ("corruptions=false", "views=false", "probe=0", "map=none", "bootstrap=2", "slices=false")
 

@@ -12,6 +12,8 @@ from vision.errors import UserError
 from vision.search import __main__ as command
 from vision.search.storage import open_storage
 
+pytestmark = pytest.mark.long
+
 
 def search(out, *flags, **keys):
     cli.run(command.main, arguments(out, *flags, **keys))

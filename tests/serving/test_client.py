@@ -21,6 +21,8 @@ from vision.bundle.directory import open_bundle
 from vision.serving import client
 from vision.serving.client import Client, ServerError
 
+pytestmark = pytest.mark.long
+
 PAGE = REPOSITORY / "scripts" / "deploy" / "README.md"
 CLASSES = [f"kind {i}" for i in range(10)]
 

@@ -14,6 +14,8 @@ from tests.support.browser import PALE, browse
 from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 
+pytestmark = pytest.mark.long
+
 FOLDER = REPOSITORY / "vision" / "serving" / "page"
 FILES = sorted(path.name for path in FOLDER.iterdir())
 CLASSES = [f"kind {i}, a <b>bold</b> one" for i in range(10)]

@@ -1,5 +1,4 @@
-"""The server as a whole: it starts, says where, answers on every port, and stops without losing an
-answer."""
+"""The server as a whole: it starts, answers on every port, and stops without losing an answer."""
 
 import asyncio
 import contextlib
@@ -33,6 +32,8 @@ from vision.serving.request import Request
 from vision.serving.server import LOOPBACK
 from vision.serving.service import Service
 from vision.serving.settings import Settings
+
+pytestmark = pytest.mark.long
 
 BODY = bytes(64)
 HEAD = json.dumps(

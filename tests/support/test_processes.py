@@ -10,6 +10,8 @@ import pytest
 from tests.support.processes import finish, start
 from vision import cli, main
 
+pytestmark = pytest.mark.long
+
 SMALL = [
     "--config=configs/digits.py",
     "--config.data.limit=64",

@@ -16,6 +16,8 @@ from vision.run.directory import read_run
 from vision.synthesize.__main__ import main
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 
 def gan_config(source):
     c = small(source)

@@ -17,6 +17,8 @@ from vision.training.loop import train
 from vision.training.program import compile_lowered
 from vision.training.shared import SharedSteps
 
+pytestmark = pytest.mark.long
+
 
 def hosted(c, workdir, host):
     mesh = parallel.make_mesh(c.parallel.devices)

@@ -18,6 +18,8 @@ from vision.errors import UserError
 from vision.training.dispatch import CompiledSteps
 from vision.training.loop import train
 
+pytestmark = pytest.mark.long
+
 CHANGES = {
     "schedule__name": "plateau",
     "schedule__patience": 1,

@@ -13,6 +13,8 @@ from vision.errors import UserError
 from vision.training.loop import train
 from vision.training.session import Session
 
+pytestmark = pytest.mark.long
+
 
 def diverging(tmp_path, factor):
     """Six good steps, then with a learning rate that is `factor` times as high."""

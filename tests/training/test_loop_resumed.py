@@ -2,9 +2,12 @@
 
 import jax
 import numpy as np
+import pytest
 
 from tests.training.runs import CNN, SCALARS, run, saved_steps, stopping_at, tiny, values
 from vision.training.state import StateSpec
+
+pytestmark = pytest.mark.long
 
 
 def test_several_steps_a_dispatch_are_the_same_run(tmp_path):

@@ -13,6 +13,8 @@ from vision.run.weights import run_weights
 from vision.training.embeddings import check
 from vision.training.phases import phases
 
+pytestmark = pytest.mark.long
+
 
 def test_an_ordinary_run_has_one_phase(tmp_path):
     config = default()

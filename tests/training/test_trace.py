@@ -7,6 +7,8 @@ import pytest
 
 from tests.training.runs import run, tiny
 
+pytestmark = pytest.mark.long
+
 
 def test_profile_holds_the_training_steps(tmp_path, capsys):
     run(tiny(profile=True, train__steps=20, train__eval_every=20), tmp_path)

@@ -19,6 +19,8 @@ from vision.models.surgery.transfer import prepare
 from vision.run.weights import open_run, run_weights
 from vision.training.optimizer import decay_mask, make_optimizer
 
+pytestmark = pytest.mark.long
+
 
 def config(**keys):
     c = default().transfer

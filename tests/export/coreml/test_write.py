@@ -26,6 +26,8 @@ from vision.export.options import PRECISIONS
 from vision.export.program import served
 from vision.support.digest import sha256
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def cnn(tmp_path_factory):

@@ -20,6 +20,8 @@ from vision.reference import appearance
 from vision.reference.features import NAMES
 from vision.serving.request import Answer, Description, Request
 
+pytestmark = pytest.mark.long
+
 
 def test_what_is_worth_labeling_is_collected(kept, command, tmp_path, watched):
     code, printed, errors = command("--window=100", "--count=60")

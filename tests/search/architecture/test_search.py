@@ -17,6 +17,8 @@ from vision.search.architecture.candidates import cost_text
 from vision.search.architecture.costs import Task
 from vision.search.architecture.networks import best_accuracy
 
+pytestmark = pytest.mark.long
+
 optuna = pytest.importorskip("optuna")
 from vision.search.architecture.study import check_budget  # noqa: E402
 from vision.search.space import FileSpace, check_space  # noqa: E402
