@@ -1,5 +1,6 @@
 """Runs a command as a process that can be told to stop, and go on another day."""
 
+import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,10 +13,15 @@ PERIOD = 0.5  # seconds between looks at the signals
 
 
 def run_module(words: Sequence[str], name: str) -> bool:
-    """Runs `python WORDS`, which shows its own progress, and hands on a SIGTERM or Ctrl-C.
+    """Runs `python WORDS` as `run_program` does."""
+    return run_program([sys.executable, *words], name)
+
+
+def run_program(words: Sequence[str | pathlib.Path], name: str) -> bool:
+    """Runs a program, which shows its own progress, and hands on a SIGTERM or Ctrl-C.
 
     Args:
-        words: the arguments of Python.
+        words: the program and its arguments.
         name: of what is run, for messages.
 
     Returns:
@@ -25,7 +31,7 @@ def run_module(words: Sequence[str], name: str) -> bool:
         UserError: the command failed.
     """
     with listening() as signals, progress.quiet(beside=True):
-        process = subprocess.Popen([sys.executable, *words])
+        process = subprocess.Popen(words)
         told = False
         while True:
             try:

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from experiments import run
-from experiments.jordan2024_airbench import compare
+from experiments.jordan2024_airbench import compare, theirs
 from experiments.measured import COLUMNS, measured
 from experiments.process import run_module
 from experiments.row import HERE, Place, Row
@@ -258,8 +258,25 @@ def test_airbench_is_compared_only_with_what_is_there(tmp_path, capsys):
     argv[1].touch()
     message = refusal(compare.main, capsys, *argv, "--updates", "23")
     assert message == "--updates must be from 1 to 22, got 23"
-    side = HERE / "jordan2024_airbench" / "torch_side.py"
-    words = [sys.executable, "-I", "-S", side, *argv[1:], "ours.npz", "theirs.npz"]
-    done = subprocess.run(words, capture_output=True, text=True)  # without packages
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert "give another --torch-python" in done.stderr
+    for side, arguments in (
+        ("torch_side.py", ("ours.npz", "theirs.npz")),
+        ("torch_whole.py", ("images.npz", "0", tmp_path)),
+    ):
+        file = HERE / "jordan2024_airbench" / side
+        words = [sys.executable, "-EsS", file, argv[1], *arguments]
+        done = subprocess.run(words, capture_output=True, text=True)  # without packages
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert "give another --torch-python" in done.stderr
+
+
+def test_the_authors_runs_are_a_table(tmp_path, capsys):
+    assert "--theirs must name" in refusal(theirs.main, capsys)
+    assert "no file" in refusal(theirs.main, capsys, "--theirs", tmp_path / "airbench94.py")
+    assert "not run" in theirs.table([])[-1]
+    row = {"minutes": "70.4", "threads": "1", "torch": "2.13.0", "date": "2026-12-03"}
+    first = row | {"seed": "0", "accuracy": "90.5", "one_view": "89.0"}
+    assert theirs.table([first])[-1].split(" | ")[1:5] == ["90.50", "89.00", "1", "70"]
+    second = row | {"seed": "1", "accuracy": "91.5", "one_view": "89.0"}
+    line = theirs.table([first, second])[-1]
+    assert line.split(" | ")[1:4] == ["91.00 ± 0.71", "89.00 ± 0.00", "2"]
+    assert line.endswith("| CPU, threads: 1, torch 2.13.0, 2026-12-03 |")

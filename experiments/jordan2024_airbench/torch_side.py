@@ -50,8 +50,8 @@ class Event:
         return 0.0
 
 
-def load(file):
-    """Imports the author's file, so that it computes in float64 on the CPU."""
+def load(file, precision="double"):
+    """Imports the author's file, so that it computes on the CPU, in float64 or in "float" (32)."""
     torchvision = types.ModuleType("torchvision")
     torchvision.transforms = types.ModuleType("torchvision.transforms")
     sys.modules["torchvision"] = torchvision
@@ -60,11 +60,13 @@ def load(file):
     theirs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(theirs)
     for kind in (torch.Tensor, torch.nn.Module):
-        kind.half = kind.double
-        kind.float = kind.double
+        convert = getattr(kind, precision)
+        kind.half = convert
+        kind.float = convert
         kind.cuda = lambda self, *_, **__: self
     cuda = types.SimpleNamespace(Event=Event, synchronize=lambda: None)
-    theirs.torch = Proxy(torch, half=torch.float64, float=torch.float64, cuda=cuda)
+    dtype = getattr(torch, precision)
+    theirs.torch = Proxy(torch, half=dtype, float=dtype, cuda=cuda)
     return theirs
 
 
