@@ -15,6 +15,8 @@ from vision.errors import UserError
 from vision.run.splits import past_of
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 COUNTS = {"cat": 20, "dog": 6}
 
 

@@ -23,6 +23,8 @@ from vision.export.program import served
 from vision.export.tflite_int8 import quantize
 from vision.models.layers import activations, transformer
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def cnn(tmp_path_factory):
