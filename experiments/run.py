@@ -18,7 +18,6 @@ weights that are there are replaced only by --keep, which also takes other seeds
 """
 
 import argparse
-import csv
 import dataclasses
 import importlib
 import pathlib
@@ -33,9 +32,9 @@ from experiments.process import run_module
 from experiments.readme import fill
 from experiments.row import HERE, Place, Row
 from experiments.seeds import read_seeds
+from experiments.table import mean_and_spread, read_rows, write_rows
 from vision import cli
 from vision.errors import UserError
-from vision.support.files import replacing
 from vision.support.lock import locked
 
 NOT_RUN = "not run"
@@ -238,19 +237,12 @@ def _write_results(folder, rows, place):
     if not kept:
         return
     kept.sort(key=lambda r: (order[r["row"]], int(r["seed"])))
-    with replacing(folder / "results.csv", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
+    write_rows(folder / "results.csv", COLUMNS, kept)
 
 
 def _read(folder: pathlib.Path) -> list[dict[str, str]]:
-    file = folder / "results.csv"
-    if not file.is_file():
-        return []
-    with file.open(newline="") as lines:
-        # A table of an earlier version of this file may lack a column.
-        return [dict.fromkeys(COLUMNS, "") | row for row in csv.DictReader(lines)]
+    # A table of an earlier version of this file may lack a column.
+    return [dict.fromkeys(COLUMNS, "") | row for row in read_rows(folder / "results.csv")]
 
 
 def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:
@@ -296,12 +288,7 @@ def _summary(row: Row, results: list[dict[str, str]], name: str) -> str:
     if name == "reached" and row.reach and len(values) < len(results):
         # The mean of those that did would flatter the row.
         return f"reached by {len(values)} of {len(results)}"
-    if not values:
-        return ""
-    mean = f"{statistics.mean(values):.2f}"
-    if len(values) == 1:
-        return f"{mean} (1 seed)"
-    return f"{mean} ± {statistics.stdev(values):.2f} ({len(values)})"
+    return mean_and_spread(values) if values else ""
 
 
 if __name__ == "__main__":

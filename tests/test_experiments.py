@@ -275,8 +275,8 @@ def test_the_authors_runs_are_a_table(tmp_path, capsys):
     assert "not run" in theirs.table([])[-1]
     row = {"minutes": "70.4", "threads": "1", "torch": "2.13.0", "date": "2026-12-03"}
     first = row | {"seed": "0", "accuracy": "90.5", "one_view": "89.0"}
-    assert theirs.table([first])[-1].split(" | ")[1:5] == ["90.50", "89.00", "1", "70"]
+    assert theirs.table([first])[-1].split(" | ")[1:4] == ["90.50 (1 seed)", "89.00 (1 seed)", "70"]
     second = row | {"seed": "1", "accuracy": "91.5", "one_view": "89.0"}
     line = theirs.table([first, second])[-1]
-    assert line.split(" | ")[1:4] == ["91.00 ± 0.71", "89.00 ± 0.00", "2"]
+    assert line.split(" | ")[1:4] == ["91.00 ± 0.71 (2)", "89.00 ± 0.00 (2)", "70"]
     assert line.endswith("| CPU, threads: 1, torch 2.13.0, 2026-12-03 |")

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.first_hour import compare, photos, readme
 from experiments.first_hour.commands import Step, read_steps
+from experiments.table import read_rows
 from tests.conftest import REPOSITORY
 from tests.monitoring.conftest import photos as patterns
 from tests.monitoring.conftest import watched as watched  # a fixture
@@ -267,7 +268,7 @@ def test_a_row_that_fails_costs_no_other_row(place, monkeypatch, capsys):
     argv = (f"--photos={place / 'photos'}", f"--workdir={place / 'a run'}", f"--timm={env}")
     code, _, err = outcome(compare.main, capsys, *argv, f"--vision={env}", "--seeds=0,1")
     assert code == 1 and err.count("exit code 3") == 2 and "Traceback" not in err
-    rows = compare.read(compare.RESULTS)
+    rows = read_rows(compare.RESULTS)
     assert [(row["row"], row["seed"], row["accuracy"]) for row in rows] == [
         ("good", "0", "0.75"),
         ("good", "1", "0.75"),

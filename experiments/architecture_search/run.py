@@ -12,14 +12,13 @@ kept. results.csv keeps the rows of other machines.
 """
 
 import argparse
-import csv
 import json
 import pathlib
-import statistics
 
 from experiments import readme
 from experiments.commands import call
 from experiments.seeds import read_seeds
+from experiments.table import mean_and_spread, read_rows, write_rows
 from vision import cli
 
 HERE = pathlib.Path(__file__).parent
@@ -152,28 +151,18 @@ def rankings(a):
 
 def merge(path, columns, rows):
     """Brings a table up to date with rows, by their first two columns."""
-    table = {tuple(row[c] for c in columns[:2]): row for row in read(path)}
+    table = {tuple(row[c] for c in columns[:2]): row for row in read_rows(path)}
     for row in rows:
         row = {column: str(value) for column, value in row.items()}
         table[tuple(row[c] for c in columns[:2])] = row
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table.values())
-
-
-def read(path):
-    if not path.is_file():
-        return []
-    with path.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+    write_rows(path, columns, table.values())
 
 
 def fill():
     """Writes the tables into README.md."""
     titles = ("network", "test accuracy", "mega-MACs", "batch 1, faster", "minutes", "where")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    results = read(HERE / "results.csv")
+    results = read_rows(HERE / "results.csv")
     for title in NAMES.values():
         rows = [row for row in results if row["row"] == title]
         cells = ["not run", "", "", "", ""]
@@ -181,7 +170,7 @@ def fill():
             cells = [summary(rows, name) for name in ("accuracy", "mmacs", "faster", "minutes")]
             cells.append("; ".join(dict.fromkeys(f"{r['cpu']}, {r['date']}" for r in rows)))
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    ranked = read(HERE / "ranking.csv")
+    ranked = read_rows(HERE / "ranking.csv")
     text = "Kendall's tau of the ranking: "
     text += "; ".join(
         f"{r['tau']} ({r['low']} to {r['high']}), {r['networks']} networks, seed {r['seed']}"
@@ -193,11 +182,7 @@ def fill():
 
 def summary(rows, name):
     """Returns the mean over seeds with the standard deviation."""
-    values = [float(row[name]) for row in rows]
-    mean = f"{statistics.mean(values):.2f}"
-    if len(values) == 1:
-        return f"{mean} (1 seed)"
-    return f"{mean} ± {statistics.stdev(values):.2f} ({len(values)})"
+    return mean_and_spread([float(row[name]) for row in rows])
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ mean of ten draws.
 """
 
 import argparse
-import csv
 import pathlib
 
 import cv2
 import numpy as np
 
+from experiments.table import read_rows, write_rows
 from vision import cli
 from vision.data.sources import open_splits
 from vision.monitoring.labeling import reasons
@@ -109,7 +109,7 @@ def main(argv):
     source = open_splits("mnist5k")["all"]
     images = np.stack([source[i]["image"] for i in range(len(source))])
     labels = np.asarray(source.labels)
-    lines = read_results()
+    lines = read_rows(RESULTS)
     measured = {(float(line["shifted"]), int(line["seed"])) for line in lines}
     for share in SHARES:
         for seed in range(a.seeds):
@@ -210,18 +210,8 @@ def line(*values):
     return dict(zip(COLUMNS, numbers, strict=True))
 
 
-def read_results():
-    if not RESULTS.is_file():
-        return []
-    with open(RESULTS, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def write_results(lines):
-    with replacing(RESULTS, newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_rows(RESULTS, COLUMNS, lines)
 
 
 def write_table(lines):

@@ -18,7 +18,6 @@ left out.
 
 import argparse
 import base64
-import csv
 import dataclasses
 import gzip
 import itertools
@@ -36,6 +35,7 @@ import numpy as np
 
 from experiments.commands import call
 from experiments.neu import sort_by_class
+from experiments.table import read_rows, write_rows
 from vision import cli
 from vision.bundle.directory import MANIFEST, read_manifest
 from vision.data.decode import decode
@@ -259,7 +259,9 @@ def measure(data, folder, windows):
     cases += [(kind, severity, size) for size, severity, kind in changed]
     for change, severity, size in cases:
         key = (data.name, change, str(severity), str(size))
-        if key in {tuple(line[name] for name in COLUMNS_OF_RESULTS[:4]) for line in read_results()}:
+        if key in {
+            tuple(line[name] for name in COLUMNS_OF_RESULTS[:4]) for line in read_rows(RESULTS)
+        }:
             continue
         verdicts = []
         for number in range(NULL_WINDOWS if change == "none" else windows):
@@ -270,7 +272,7 @@ def measure(data, folder, windows):
             verdicts.append(assess(reference, window, seed=number))
         line = dict(zip(COLUMNS_OF_RESULTS[:4], key, strict=True)) | summary(verdicts)
         print(line, flush=True)
-        write([*read_results(), line])  # read again: the other data set may be measured beside
+        write([*read_rows(RESULTS), line])  # read again: the other data set may be measured beside
 
 
 def read_pools(directory, manifest, sources):
@@ -322,22 +324,11 @@ def summary(verdicts):
     }
 
 
-def read_results():
-    """Returns the lines of results.csv."""
-    if not RESULTS.is_file():
-        return []
-    with open(RESULTS, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def write(lines):
     """Writes results.csv, sorted, and the table of README.md."""
     order = ("none", *KINDS)
     lines.sort(key=lambda line: (line["data"], order.index(line["change"]), int(line["severity"])))
-    with replacing(RESULTS, newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS_OF_RESULTS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    write_rows(RESULTS, COLUMNS_OF_RESULTS, lines)
     heads = " | ".join(f"{size:,} images" for size in SIZES)
     text = [f"| data | change | severity | {heads} |", "|---|---|---|" + "---|" * len(SIZES)]
     cells = {}

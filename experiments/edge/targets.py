@@ -11,7 +11,6 @@ an export whose bundle is there.
 """
 
 import argparse
-import csv
 import dataclasses
 import datetime
 import functools
@@ -25,6 +24,7 @@ import numpy as np
 
 from experiments import readme
 from experiments.edge.mediapipe_photos import truth_of
+from experiments.table import read_rows, write_rows
 from vision import cli, inference
 from vision.bundle.runtimes import RUNTIMES, batched, open_model
 from vision.config.flags import parse_stage
@@ -105,11 +105,11 @@ def main(argv):
         for target in targets:
             for precision in TARGETS[target][1]:
                 key = (model.name, target, precision)
-                if key not in {of(row) for row in read(a.csv) if not row["note"]}:
+                if key not in {of(row) for row in read_rows(a.csv) if not row["note"]}:
                     count = a.interpreted if target == INTERPRETED else 0
                     write(a.csv, attempt(model, target, precision, a.bundles, count))
-                    fill(a.readme, read(a.csv))
-    fill(a.readme, read(a.csv))
+                    fill(a.readme, read_rows(a.csv))
+    fill(a.readme, read_rows(a.csv))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,23 +256,12 @@ def of(row):
     return row["model"], row["target"], row["precision"]
 
 
-def read(path):
-    """Returns the rows that have been measured; [] if none has."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def write(path, row):
     """Adds a row to the file, in place of one about the same."""
-    rows = [other for other in read(path) if of(other) != of(row)] + [row]
+    rows = [other for other in read_rows(path) if of(other) != of(row)] + [row]
     models = list(dict.fromkeys(row["model"] for row in rows))
     rows.sort(key=lambda r: (models.index(r["model"]), list(TARGETS).index(r["target"])))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, FIELDS, rows)
 
 
 def fill(path, rows):

@@ -13,7 +13,6 @@ same for everybody: 60 : 15 : 25 by class. Results that are there are not measur
 """
 
 import argparse
-import csv
 import dataclasses
 import datetime
 import os
@@ -32,10 +31,10 @@ from experiments.first_hour.photos import read_photos
 from experiments.first_hour.silence import observe
 from experiments.readme import fill
 from experiments.seeds import read_seeds
+from experiments.table import read_rows, write_rows
 from vision import cli
 from vision.errors import RunError, UserError
 from vision.support import progress
-from vision.support.files import replacing
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "compare.csv"
@@ -118,7 +117,7 @@ def main(argv):
     for seed in a.seeds if given else ():
         data = divide(a.photos, a.workdir.absolute() / f"data{seed}", seed)
         for rival in given:
-            measured = [row["row"] for row in read(RESULTS) if row["seed"] == str(seed)]
+            measured = [row["row"] for row in read_rows(RESULTS) if row["seed"] == str(seed)]
             if a.only in rival.name and rival.name not in measured:
                 try:
                     write(RESULTS, measure(rival, data, seed, a))
@@ -246,22 +245,11 @@ def version(python: pathlib.Path, package: str) -> str:
     return done.stdout.strip()
 
 
-def read(file: pathlib.Path) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file; [] if there is none."""
-    if not file.is_file():
-        return []
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
 def write(file: pathlib.Path, row: dict[str, object]) -> None:
     """Puts a row into a CSV file, in the place of the one of the same row and seed."""
     key = (row["row"], str(row.get("seed", "")))
-    rows = [old for old in read(file) if (old["row"], old.get("seed", "")) != key]
-    with replacing(file, newline="") as lines:
-        writer = csv.DictWriter(lines, list(row), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*rows, row])
+    rows = [old for old in read_rows(file) if (old["row"], old.get("seed", "")) != key]
+    write_rows(file, list(row), [*rows, row])
 
 
 def write_table() -> None:
@@ -271,9 +259,9 @@ def write_table() -> None:
         "CPU s to the test accuracy | test accuracy | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    environments = {row["row"]: row for row in read(ENVIRONMENTS)}
+    environments = {row["row"]: row for row in read_rows(ENVIRONMENTS)}
     for rival in RIVALS:
-        rows = [row for row in read(RESULTS) if row["row"] == rival.name]
+        rows = [row for row in read_rows(RESULTS) if row["row"] == rival.name]
         installed = environments.get(rival.name, {"version": "", "megabytes": ""})
         cells = [rival.name, installed["version"], rival.starts_from, str(len(rival.commands))]
         cells += [str(rival.written), installed["megabytes"]]

@@ -13,7 +13,6 @@ has failed.
 """
 
 import argparse
-import csv
 import datetime
 import os
 import pathlib
@@ -28,10 +27,10 @@ from experiments.first_hour.machine import megabytes, processor
 from experiments.first_hour.photos import read_photos
 from experiments.first_hour.silence import observe
 from experiments.readme import fill
+from experiments.table import read_rows, write_rows
 from vision import cli
 from vision.errors import RunError, UserError
 from vision.support import progress
-from vision.support.files import replacing
 
 HERE = pathlib.Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -93,7 +92,7 @@ def main(argv):
             row = reader.follow(step, a.only)
             if row is not None:
                 write(row)
-    rows = read()
+    rows = read_rows(RESULTS)
     write_table(rows)
     failed = [row["command"] for row in rows if row["exit_code"] not in ("", "0")]
     if failed:
@@ -257,26 +256,15 @@ def _last_line(text):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).strip()[-100:]
 
 
-def read() -> list[dict[str, str]]:
-    """Returns the rows of readme.csv; [] if there is none."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def write(row: dict[str, object]) -> None:
     """Puts a row into readme.csv, in the place of the one of the same command."""
-    rows: list[dict[str, object]] = [dict(old) for old in read()]
+    rows: list[dict[str, object]] = [dict(old) for old in read_rows(RESULTS)]
     places = [i for i, old in enumerate(rows) if old["command"] == row["command"]]
     if places:
         rows[places[0]] = row
     else:
         rows.append(row)
-    with replacing(RESULTS, newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(RESULTS, COLUMNS, rows)
 
 
 def write_table(rows: list[dict[str, str]]) -> None:

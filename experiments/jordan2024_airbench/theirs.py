@@ -10,7 +10,6 @@ README gets the table. A run that was stopped goes on after the last whole pass 
 """
 
 import argparse
-import csv
 import json
 import pathlib
 import statistics
@@ -23,6 +22,7 @@ from experiments.process import run_program
 from experiments.readme import fill
 from experiments.row import HERE
 from experiments.seeds import read_seeds
+from experiments.table import mean_and_spread, read_rows, write_rows
 from vision import cli
 from vision.data.sources import open_splits
 from vision.errors import UserError
@@ -56,7 +56,7 @@ def main(argv):
                 print(f"seed {seed}: stopped; run the same command to continue")
                 return
     with locked(FOLDER, "the folder", patience=PATIENCE):
-        fill(FOLDER / "README.md", table(_read()), "theirs")
+        fill(FOLDER / "README.md", table(read_rows(FILE)), "theirs")
 
 
 def _run(a, seed):
@@ -77,12 +77,9 @@ def _run(a, seed):
         numbers[name] = round(100 * numbers[name], 2)
     numbers["minutes"] = round(numbers["minutes"], 1)
     with locked(FOLDER, "the folder", patience=PATIENCE):
-        rows = {row["seed"]: row for row in _read()}
+        rows = {row["seed"]: row for row in read_rows(FILE)}
         rows[str(seed)] = {"seed": str(seed)} | numbers
-        with replacing(FILE, newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[name] for name in sorted(rows, key=int))
+        write_rows(FILE, COLUMNS, [rows[name] for name in sorted(rows, key=int)])
     return True
 
 
@@ -98,33 +95,22 @@ def _write_images(spec, target):
         np.savez(file, **arrays)
 
 
-def _read():
-    """Returns the rows of theirs.csv."""
-    if not FILE.is_file():
-        return []
-    with FILE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def table(rows):
     """Returns the lines of README's table.
 
     Args:
         rows: of theirs.csv, {column: text}.
     """
-    titles = ["code", "six views", "one view", "seeds", "minutes", "where"]
+    titles = ["code", "six views", "one view", "minutes", "where"]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     name = "`legacy/airbench94.py`, edited"
     if not rows:
-        return [*lines, f"| {name} | not run | | | | |"]
-    cells = [name]
-    for column in ("accuracy", "one_view"):
-        values = [float(row[column]) for row in rows]
-        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        cells.append(f"{statistics.mean(values):.2f}{spread}")
+        return [*lines, f"| {name} | not run | | | |"]
+    views = ("accuracy", "one_view")
+    cells = [name, *(mean_and_spread([float(row[view]) for row in rows]) for view in views)]
     minutes = statistics.mean(float(row["minutes"]) for row in rows)
     last = rows[-1]
-    cells += [str(len(rows)), f"{minutes:.0f}"]
+    cells.append(f"{minutes:.0f}")
     threads = "/".join(dict.fromkeys(row["threads"] for row in rows))
     cells.append(f"CPU, threads: {threads}, torch {last['torch']}, {last['date']}")
     return [*lines, "| " + " | ".join(cells) + " |"]

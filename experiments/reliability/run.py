@@ -17,6 +17,7 @@ import subprocess
 
 from experiments.reliability import disks, fuzz, interrupts, kills, memory
 from experiments.reliability.stages import prepare, stages
+from experiments.table import read_rows
 
 HERE = pathlib.Path(__file__).parent
 PARTS = ("kills", "disks", "interrupts", "fuzz", "classes", "day")
@@ -90,10 +91,7 @@ def _write(part, rows):
 
 
 def _read(part):
-    if not _file(part).is_file():
-        return []
-    with _file(part).open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(_file(part))
 
 
 def write_table():
