@@ -19,6 +19,8 @@ from vision.data.pipeline import named_splits
 from vision.data.sources import open_splits
 from vision.errors import UserError
 
+pytestmark = pytest.mark.long
+
 
 def read(path):
     with open(path) as file:

@@ -20,6 +20,8 @@ from vision.objectives.thresholds import FixedRule
 from vision.training.program import count_flops
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 LABELED = 3
 RNG = np.random.RandomState(0)
 VIEWS = {

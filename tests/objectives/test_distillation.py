@@ -15,6 +15,8 @@ from vision.objectives.hints import Hint
 from vision.objectives.representation import distances
 from vision.objectives.supervised import Supervised
 
+pytestmark = pytest.mark.long
+
 BATCH = 6
 CLASSES = 5
 RNG = np.random.RandomState(0)

@@ -16,6 +16,8 @@ from vision.search.architecture import extract
 from vision.search.architecture.networks import Shared, best_accuracy
 from vision.training.run import run
 
+pytestmark = pytest.mark.long
+
 VARIANT = "c4-w8k5e2se1-h8"
 
 
